@@ -1,0 +1,408 @@
+"""The hub's web server: the rating API, the image route, the Gradio pages, and who may use which of them."""
+
+import asyncio
+import hmac
+import logging
+import os
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import uvicorn
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.middleware.sessions import SessionMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from apps.session import RatingDesk, Receipt, Refused, Submission, Withdrawal
+from data.records import Rater
+from data.store import Store
+from data.workspace import Workspace
+from hitl.core.errors import ConfigError, HitlError
+from hitl.core.live import Live
+
+logger = logging.getLogger(__name__)
+
+_LARGEST_BODY = 64 * 1024
+_SESSION_DAYS = 30
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+
+_RESEARCHER_ONLY = ("This page is for the researcher.", "Open the link to the board that hitl printed.")
+
+_GRADIO_NEEDS = ("/gradio_api/heartbeat/", "/gradio_api/startup-events", "/gradio_api/theme.css")
+"""All that the rating page asks of Gradio's own API. It has no Gradio events, so the rest (upload, run, …) is shut."""
+
+_HEADERS = (
+    # One's own server only: no font, script, picture or message can come from or go to anywhere else.
+    (
+        b"content-security-policy",
+        b"default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+        b"img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
+        b"frame-ancestors 'none'; base-uri 'self'; form-action 'self'",
+    ),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"same-origin"),
+)
+
+
+class Gatekeeper:
+    """Refuses, before anything is parsed: requests from other sites' pages, large bodies, Gradio routes not needed."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                sent = {name.lower() for name, _ in message["headers"]}
+                message["headers"] = [*message["headers"], *(pair for pair in _HEADERS if pair[0] not in sent)]
+            await send(message)
+
+        request = Request(scope)
+        refusal = _refusal(request)
+        if refusal is None:
+            await self.app(scope, receive, send_with_headers)
+            return
+        logger.warning("Refused %s %s: %s", request.method, request.url.path, refusal.message)
+        await _error_response(request, refusal.status, refusal.message, refusal.hint)(scope, receive, send_with_headers)
+
+
+def _refusal(request: Request) -> Refused | None:
+    path = request.url.path
+    if path.startswith("/gradio_api") and not path.startswith(_GRADIO_NEEDS):
+        return Refused("There is nothing here.", hint="Go to the first page.", status=404)
+    if request.method in _SAFE_METHODS:
+        return None
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        return Refused(
+            "This came from a page of another site.", hint="Open the link of the rating app itself.", status=403
+        )
+    length = request.headers.get("content-length", "")
+    if not length.isdecimal():
+        return Refused("The request does not say how long it is.", hint="Send a Content-Length.", status=411)
+    if int(length) > _LARGEST_BODY and not path.startswith("/board/"):
+        return Refused(f"The request has {length} bytes; {_LARGEST_BODY} are allowed.", hint="Send less.", status=413)
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joining:
+    """A rater introduces themselves."""
+
+    name: str
+    kind: str = "human"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """Tasks that a closing page will not rate."""
+
+    task_ids: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Doorkeeper:
+    """Who is asking. Raters are known by their signed session, programs of this project by the token in hub.json."""
+
+    store: Store
+    token: str
+
+    def rater(self, request: Request) -> Rater:
+        rater_id = request.session.get("rater")
+        known = self.store.rater(rater_id) if isinstance(rater_id, str) else None
+        if known is None:
+            raise Refused("Please say who you are first.", hint="Open the first page and give a name.", status=401)
+        return known
+
+    def is_researcher(self, request: Request) -> bool:
+        return request.session.get("researcher") is True
+
+    def has_token(self, request: Request) -> bool:
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        return scheme.lower() == "bearer" and self.is_token(given)
+
+    def is_token(self, given: str) -> bool:
+        return hmac.compare_digest(given.encode(), self.token.encode())
+
+
+class BoardGate:
+    """Lets only the researcher under /board/. Runs inside the session's middleware, so that it knows the session."""
+
+    def __init__(self, app: ASGIApp, *, door: Doorkeeper) -> None:
+        self.app = app
+        self.door = door
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self.app
+        if scope["type"] == "http" and scope["path"].startswith("/board/"):
+            request = Request(scope)
+            if not self.door.is_researcher(request):
+                app = _error_response(request, 403, *_RESEARCHER_ONLY)
+        await app(scope, receive, send)
+
+
+def build_server(store: Store, workspace: Workspace, live: Live, *, token: str, secret: str, lease_s: int) -> FastAPI:
+    """The whole app over an open store. Nothing is global: two servers in one process do not know of each other."""
+    app = FastAPI(title="hitl", docs_url=None, redoc_url=None, openapi_url=None)
+    desk = RatingDesk(store, live, lease_s=lease_s)
+    door = Doorkeeper(store, token)
+    _answer_errors_in_words(app)
+    _add_rating_routes(app, desk, door)
+    _add_image_route(app, workspace, door)
+    _add_hub_routes(app, desk, door)
+    # Within a running loop: outside of one Gradio makes a new event loop for every lock and leaves it open. In a thread
+    # of its own, because the caller's may have one running already.
+    with ThreadPoolExecutor(max_workers=1) as builder:
+        builder.submit(lambda: asyncio.run(_mount_pages(app, desk, door))).result()
+    app.add_middleware(BoardGate, door=door)
+    app.add_middleware(
+        SessionMiddleware,
+        secret_key=secret,
+        # Cookies do not know ports: two hubs on one host need cookies of different names.
+        session_cookie=f"hitl_{sha256(secret.encode()).hexdigest()[:8]}",
+        max_age=_SESSION_DAYS * 24 * 3600,
+        same_site="lax",
+    )
+    app.add_middleware(Gatekeeper)
+    return app
+
+
+def _add_rating_routes(app: FastAPI, desk: RatingDesk, door: Doorkeeper) -> None:
+    # Plain functions, not coroutines: FastAPI runs them in threads, so one fsync never holds up the others.
+    known = Depends(door.rater)
+
+    @app.post("/api/join")
+    def join(request: Request, joining: Joining) -> dict[str, Any]:
+        rater = desk.join(joining.name, joining.kind)
+        request.session["rater"] = rater.rater_id
+        return {"rater_id": rater.rater_id, "name": rater.name}
+
+    @app.get("/api/me")
+    def me(rater: Rater = known) -> dict[str, Any]:
+        return {"rater_id": rater.rater_id, "name": rater.name}
+
+    @app.post("/api/leave")
+    def leave(request: Request) -> dict[str, Any]:
+        request.session.pop("rater", None)
+        return {"left": True}
+
+    @app.get("/api/tasks")
+    def tasks(limit: int = 3, rater: Rater = known) -> dict[str, Any]:
+        return desk.next_tasks(rater.rater_id, limit)
+
+    @app.post("/api/ratings")
+    def ratings(sent: Submission, rater: Rater = known) -> Receipt:
+        return desk.accept(rater.rater_id, sent)
+
+    @app.post("/api/undo")
+    def undo(sent: Withdrawal, rater: Rater = known) -> Receipt:
+        return desk.undo(rater.rater_id, sent)
+
+    @app.post("/api/release")
+    def release(given_back: Release, rater: Rater = known) -> dict[str, Any]:
+        desk.release(rater.rater_id, given_back.task_ids)
+        return {"released": len(given_back.task_ids)}
+
+
+def _add_image_route(app: FastAPI, workspace: Workspace, door: Doorkeeper) -> None:
+    @app.get("/image/{image_id}")
+    def image(request: Request, image_id: str) -> FileResponse:
+        if not door.is_researcher(request):
+            door.rater(request)
+        missing = Refused("There is no such image.", hint="Skip this task.", status=404)
+        try:
+            path = workspace.image_path(image_id)
+        except ConfigError:
+            raise missing from None
+        if path.is_symlink() or not path.is_file():
+            logger.error("The image file %s is missing; a rater was to see it.", path)
+            raise missing
+        # The name is the hash of the content, so the browser never needs to ask again.
+        return FileResponse(
+            path, media_type="image/png", headers={"Cache-Control": "private, max-age=31536000, immutable"}
+        )
+
+
+def _add_hub_routes(app: FastAPI, desk: RatingDesk, door: Doorkeeper) -> None:
+    def authorise(request: Request) -> None:
+        if not door.has_token(request):
+            raise Refused(
+                "This is for the commands of hitl only.", hint="Send the token that hub.json holds.", status=403
+            )
+
+    @app.get("/api/status")
+    def status(request: Request) -> dict[str, Any]:
+        if not door.is_researcher(request):
+            authorise(request)
+        now = desk.live.view()
+        return {
+            "round": now.round,
+            "rounds": now.rounds,
+            "stage": now.stage,
+            "message": now.message,
+            "done": now.done,
+            "total": now.total,
+            "eta_s": now.eta_s,
+            "progress": desk.progress(),
+            "raters": len(desk.store.raters()),
+        }
+
+    @app.post("/api/snapshot")
+    def snapshot(request: Request) -> dict[str, str]:
+        """A consistent copy of the store, in a folder only this user can read. Whoever asks deletes it."""
+        authorise(request)
+        path = Path(tempfile.mkdtemp(prefix="hitl-snapshot-")) / "store.duckdb"
+        desk.store.copy_to(path)
+        return {"path": str(path)}
+
+
+async def _mount_pages(app: FastAPI, desk: RatingDesk, door: Doorkeeper) -> None:
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the import: Gradio would send home what runs where
+    import gradio as gr
+
+    from apps.board import build_board
+    from apps.rate import build_rate_page
+
+    @app.get("/board", response_model=None)
+    def board(request: Request, key: str | None = None) -> Response:
+        """The researcher comes with the key in the link once; then the session knows them and the link is clean."""
+        if key is not None and door.is_token(key):
+            request.session["researcher"] = True
+        if not door.is_researcher(request):
+            message, hint = _RESEARCHER_ONLY
+            raise Refused(message, hint=hint, status=403)
+        return RedirectResponse("board/", status_code=303)
+
+    shut: dict[str, Any] = {
+        "footer_links": [],
+        "run_history": False,
+        "allowed_paths": [],
+        "ssr_mode": False,
+        "show_error": False,
+        "max_file_size": "1kb",
+        "app_kwargs": {"openapi_url": None, "exception_handlers": {HTTPException: _in_plain_words}},
+    }
+    board_page, board_look = build_board(desk, door.is_researcher)
+    rate_page, rate_look = build_rate_page()
+    gr.mount_gradio_app(
+        app,
+        board_page,
+        path="/board",
+        auth_dependency=lambda request: "researcher" if door.is_researcher(request) else None,
+        **board_look,
+        **shut,
+    )
+    gr.mount_gradio_app(app, rate_page, path="/", **rate_look, **shut)
+
+
+def _answer_errors_in_words(app: FastAPI) -> None:
+    @app.exception_handler(HitlError)
+    def expected(request: Request, error: HitlError) -> Response:
+        if isinstance(error, Refused):
+            status = error.status
+        elif isinstance(error, ConfigError):
+            status = 400
+        else:  # the disk is full, the store is shut: the browser keeps the rating and tries again
+            logger.error("%s %s failed: %s", request.method, request.url.path, error.message)
+            status = 503
+        return _error_response(request, status, error.message, error.hint)
+
+    app.add_exception_handler(HTTPException, _in_plain_words)
+
+    @app.exception_handler(RequestValidationError)
+    def invalid(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"][1:]) or "The request"
+        return _error_response(request, 422, f"{field}: {first['msg']}.", "Reload the page.")
+
+
+def _in_plain_words(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    known = {404: "There is nothing here.", 405: "That cannot be done here.", 401: "Please say who you are first."}
+    return _error_response(request, error.status_code, known.get(error.status_code, str(error.detail)), "")
+
+
+def _error_response(request: Request, status: int, message: str, hint: str) -> Response:
+    """JSON for programs; a page of one sentence for a person who typed an address."""
+    if "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/api/"):
+        page = (Path(__file__).parent / "static" / "message.html").read_text(encoding="utf-8")
+        for name, text in (("message", message), ("hint", hint)):
+            page = page.replace(f"<!-- {name} -->", text.replace("&", "&amp;").replace("<", "&lt;"))
+        return HTMLResponse(page, status_code=status)
+    return JSONResponse({"error": message, "hint": hint}, status_code=status)
+
+
+@dataclass(slots=True)
+class RunningServer:
+    """A server in a thread of this process."""
+
+    url: str
+    _server: uvicorn.Server
+    _thread: threading.Thread
+    _socket: socket.socket
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """Finish the requests under way and go. Safe to call twice."""
+        self._server.should_exit = True
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            self._server.force_exit = True
+            self._thread.join(timeout_s)
+        self._socket.close()
+
+
+def serve(app: Callable[..., Any], host: str, port: int) -> RunningServer:
+    """Serve the app until `stop`; port 0 takes any that is free.
+
+    Raises:
+        ConfigError: the address cannot be had, usually because another program listens there.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(128)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise ConfigError(
+            f"The rating app cannot listen on {host}, port {port}: {getattr(error, 'strerror', None) or error}.",
+            hint="Stop the program that uses the port, or choose another one with --set serve.port=0 (any free port).",
+        ) from error
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=2,  # an open page holds a heartbeat stream that never ends by itself
+        ws="none",
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="rating-app", daemon=True)
+    thread.start()
+    while not server.started:
+        if not thread.is_alive():
+            listener.close()
+            raise ConfigError("The rating app did not start.", hint="The log says why; `hitl doctor` checks the rest.")
+        time.sleep(0.01)
+    shown = "127.0.0.1" if host in ("0.0.0.0", "") else host
+    shown = f"[{shown}]" if ":" in shown else shown
+    return RunningServer(f"http://{shown}:{listener.getsockname()[1]}", server, thread, listener)

@@ -1,0 +1,111 @@
+"""Five rounds from an empty folder, unattended: wall time, memory, where the time goes, and what the rounds achieved.
+
+    python -m benchmarks.rounds --n 5 --raters simulated:3 --out benchmarks/results/rounds.json
+
+The baseline, in the same run: best-of-4 of the reference under the learned reward, which needs no training at all.
+Memory is the sum of the proportional set sizes of the hub and its worker, sampled twice a second.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import describe
+from data.workspace import STAGES, Workspace
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--n", type=int, default=5)
+    parser.add_argument("--raters", default="simulated:3")
+    parser.add_argument("--set", action="append", default=[], dest="settings")
+    parser.add_argument("--workspace", type=Path, help="keep the workspace here; default: a temporary folder")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        root = arguments.workspace or Path(temporary) / "workspace"
+        result = measure(root, arguments.n, arguments.raters, arguments.settings)
+    text = json.dumps(result, indent=2)
+    print(text)
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(text + "\n")
+
+
+def measure(root: Path, count: int, raters: str, settings: list[str]) -> dict[str, Any]:
+    command = [sys.executable, "-m", "hitl.cli", "round", "--n", str(count), "--raters", raters, "-w", str(root)]
+    command += [part for setting in settings for part in ("--set", setting)]
+    started = time.monotonic()
+    process = subprocess.Popen(command)
+    peak = 0
+    while process.poll() is None:
+        peak = max(peak, sum(_memory(pid) for pid in _family(process.pid)))
+        time.sleep(0.5)
+    seconds = time.monotonic() - started
+    if process.returncode:
+        raise SystemExit(process.returncode)
+    workspace = Workspace(root)
+    rounds = [_round(workspace, number) for number in range(1, count + 1)]
+    by_stage = {stage: sum(entry["seconds"][stage] for entry in rounds) for stage in STAGES}
+    return {
+        "machine": describe(),
+        "command": " ".join(["hitl", *command[3:-4], *command[-4:]]).replace(str(root), "workspace"),
+        "seconds": round(seconds, 1),
+        "peak_memory_gib": round(peak / 2**30, 2),
+        "seconds_by_stage": {stage: round(value, 1) for stage, value in by_stage.items()},
+        "seconds_elsewhere": round(seconds - sum(by_stage.values()), 1),
+        "share_of_training": round(by_stage["train"] / seconds, 3),
+        "rounds": rounds,
+    }
+
+
+def _round(workspace: Workspace, number: int) -> dict[str, Any]:
+    manifests = {stage: workspace.manifest(number, stage) or {} for stage in STAGES}
+    summary = manifests["evaluate"]["summary"]
+    fit = manifests["fit"]["report"]
+    return {
+        "number": number,
+        "seconds": {stage: manifest["seconds"] for stage, manifest in manifests.items()},
+        "comparisons": manifests["rate"]["comparisons"],
+        "reward_accuracy": fit["accuracy"],
+        "zero_shot_accuracy": fit["zero_shot"],
+        "subjects": {
+            subject: {
+                split: {"all": found["all"], "bias": found["tasks"].get("bias", {})} for split, found in splits.items()
+            }
+            for subject, splits in summary["subjects"].items()
+        },
+        "gains": summary["gains"],
+        "reference_taste_sd": summary["reference_taste_sd"],
+    }
+
+
+def _family(pid: int) -> list[int]:
+    """The process and its children."""
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            found += [int(child) for child in task.read_text().split()]
+        except OSError:
+            continue
+    return found
+
+
+def _memory(pid: int) -> int:
+    """Proportional set size, in bytes; 0 when the process is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    main()

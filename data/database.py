@@ -1,0 +1,215 @@
+"""One DuckDB file: opened with a pinned format, migrated, read by many threads and written by one at a time.
+
+The only module that imports duckdb. It knows of tables, not of facts: those are `data.store`'s.
+"""
+
+import contextlib
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from data.migrations import LATEST, MIGRATIONS
+from hitl.core.errors import StoreError
+
+logger = logging.getLogger(__name__)
+
+STORAGE_VERSION = "v1.4.0"
+"""File format that DuckDB 1.4 LTS to 2.x can read; a file of 2.0's own format is refused by 1.x."""
+_THREADS = 2
+"""Our questions are small, and the processor is wanted for training."""
+
+
+class Database:
+    """An open file. Made by `open` or `open_read_only`."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._connection = connection
+        self._writer = connection.cursor()
+        self._writer_lock = threading.RLock()
+        self._local = threading.local()
+        self._cursors: weakref.WeakSet[duckdb.DuckDBPyConnection] = weakref.WeakSet()
+        self._cursors_lock = threading.Lock()
+        self._is_closed = False
+
+    @classmethod
+    def open(cls, path: Path) -> "Database":
+        """Open or create the file and bring its schema up to date.
+
+        Raises:
+            StoreError: another program has it open, it is damaged, or it is of a newer version.
+        """
+        connection = _connect(path)
+        try:
+            _migrate(connection)
+            return cls(connection)
+        except BaseException:
+            connection.close()
+            raise
+
+    @classmethod
+    def open_read_only(cls, path: Path) -> "Database":
+        """Open a copy that nobody writes to.
+
+        Raises:
+            StoreError: it is missing or of another version.
+        """
+        try:
+            connection = duckdb.connect(str(path), read_only=True)
+        except duckdb.Error as error:
+            raise StoreError(
+                f"{path} cannot be read: {_reason(error)}.", hint="Make a new copy of the store."
+            ) from error
+        try:
+            version = _schema_version(connection)
+            if version != LATEST:
+                raise StoreError(
+                    f"{path} has schema version {version}; this version of hitl reads {LATEST}.",
+                    hint="Use the version of hitl that made the copy.",
+                )
+            return cls(connection)
+        except BaseException:
+            connection.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file. A cursor that was left open would keep it open. Closing twice is harmless."""
+        with self._writer_lock, self._cursors_lock:
+            self._is_closed = True
+            for cursor in [*self._cursors, self._writer, self._connection]:
+                cursor.close()
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """This thread's own cursor: a connection that threads share gives one the rows of another."""
+        cursor = getattr(self._local, "cursor", None)
+        if cursor is None:
+            with self._cursors_lock:
+                self._check_open()
+                cursor = self._connection.cursor()
+                self._cursors.add(cursor)
+            self._local.cursor = cursor
+        try:
+            yield cursor
+        except duckdb.Error as error:
+            self._check_open()
+            raise StoreError(
+                f"The store could not be read: {_reason(error)}.",
+                hint="Look at the disk's free space, then start again.",
+            ) from error
+
+    def rows(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        """Answer one question as of the last commit."""
+        with self.reading() as cursor:
+            return cursor.execute(query, list(values)).fetchall()
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """One writer at a time: what is looked up inside still holds when it is written."""
+        with self._writer_lock:
+            self._check_open()
+            try:
+                yield
+            except duckdb.Error as error:
+                raise StoreError(
+                    f"The store could not be written: {_reason(error)}.",
+                    hint="Free some space on the disk, then start again: what was acknowledged is safe.",
+                ) from error
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """What is done with the cursor given is committed together, or not at all. To be used inside `writing`."""
+        self._writer.execute("BEGIN")
+        try:
+            yield self._writer
+            self._writer.execute("COMMIT")
+        except BaseException:
+            with contextlib.suppress(duckdb.Error):
+                self._writer.execute("ROLLBACK")
+            raise
+
+    def checkpoint(self) -> bool:
+        """Fold the write-ahead log into the file; False when DuckDB is busy, which nothing depends on."""
+        try:
+            self._writer.execute("CHECKPOINT")
+        except duckdb.Error as error:
+            logger.info("Checkpoint postponed: %s", error)
+            return False
+        return True
+
+    def copy_to(self, path: Path) -> None:
+        """A consistent copy by SQL: reading the live file's bytes would drop DuckDB's lock on it."""
+        source = self._writer.execute("SELECT current_database()").fetchall()[0][0]
+        quoted = str(path).replace("'", "''")
+        self._writer.execute(f"ATTACH '{quoted}' AS store_copy (STORAGE_VERSION '{STORAGE_VERSION}')")
+        try:
+            self._writer.execute(f'COPY FROM DATABASE "{source}" TO store_copy')
+        except BaseException:
+            self._writer.execute("DETACH store_copy")
+            for partial in (path, write_ahead_log(path)):
+                partial.unlink(missing_ok=True)
+            raise
+        self._writer.execute("DETACH store_copy")
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise StoreError("The store is closed.", hint="Open it again.")
+
+
+def write_ahead_log(path: Path) -> Path:
+    """The file beside a database that holds the commits since its last checkpoint."""
+    return path.with_name(f"{path.name}.wal")
+
+
+def _connect(path: Path) -> duckdb.DuckDBPyConnection:
+    """Open the file; a write-ahead log that cannot be replayed is set aside, for the journal has all that was in it."""
+    config: dict[str, Any] = {"storage_compatibility_version": STORAGE_VERSION, "threads": _THREADS}
+    try:
+        try:
+            return duckdb.connect(str(path), config=config)
+        except duckdb.Error as error:
+            log = write_ahead_log(path)
+            if "replaying WAL" not in str(error) or not log.exists():
+                raise
+            aside = log.with_name(f"{log.name}.damaged")
+            os.replace(log, aside)
+            logger.warning("The write-ahead log was damaged. Set aside as %s; the journal fills the gap.", aside)
+            return duckdb.connect(str(path), config=config)
+    except duckdb.Error as error:
+        reason = _reason(error)
+        if "set lock" in reason:
+            hint = "Another program has the file open (a DuckDB shell?): close it there, then try again."
+        else:
+            hint = f"Move {path.name} and {path.name}.wal away and try again: the store is made anew from the journal."
+        raise StoreError(f"{path} cannot be opened: {reason}.", hint=hint) from error
+
+
+def _reason(error: duckdb.Error) -> str:
+    return str(error).split("See also")[0].strip().rstrip(".")
+
+
+def _schema_version(connection: duckdb.DuckDBPyConnection) -> int:
+    found = connection.execute("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'store_state'").fetchall()
+    if not found[0][0]:
+        return 0
+    return connection.execute("SELECT schema_version FROM store_state").fetchall()[0][0]
+
+
+def _migrate(connection: duckdb.DuckDBPyConnection) -> None:
+    version = _schema_version(connection)
+    if version > LATEST:
+        raise StoreError(
+            f"The store has schema version {version}; this version of hitl knows versions up to {LATEST}.",
+            hint="The workspace was used with a newer version of hitl: upgrade, then try again.",
+        )
+    for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
+        connection.execute("BEGIN")
+        for statement in statements:
+            connection.execute(statement)
+        connection.execute("UPDATE store_state SET schema_version = ?", [number])
+        connection.execute("COMMIT")

@@ -1,0 +1,258 @@
+"""What each event does to the database. The live store and a rebuild from the journal run the same functions.
+
+An event's data is what the journal's JSON gives back, never the caller's own object: so a replay cannot differ. Events
+of one name that follow each other are applied together, which makes a rebuild many times faster than one by one.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from itertools import groupby, islice
+from typing import Any, Protocol
+
+from data import RATING_KINDS
+from data.rating_kinds import RatingKind
+from data.records import FINISHED
+from hitl.core.errors import StoreError
+
+Data = dict[str, Any]
+_BATCH = 2000
+_ROWS_PER_EVENT = 2**32
+
+
+class Connection(Protocol):
+    """The little of a DuckDB connection that is needed here; only `data.database` imports the real one."""
+
+    def execute(self, query: str, parameters: Any = ..., /) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One thing that happened, as the journal has it."""
+
+    seq: int
+    name: str
+    data: Data
+
+
+@cache
+def rating_kind(name: str) -> RatingKind:
+    """The rating kind of that name; UnknownName when there is none."""
+    return RATING_KINDS.load(name)
+
+
+def is_skip(kind: str, payload: Data) -> bool:
+    """Whether somebody else should be asked. An undo, which has no payload, is no skip."""
+    return bool(payload) and rating_kind(kind).is_skip(payload)
+
+
+def to_naive_utc(moment: datetime) -> datetime:
+    """As the database keeps it."""
+    return moment.astimezone(UTC).replace(tzinfo=None)
+
+
+def finite_or_none(value: float) -> float | None:
+    """JSON has no NaN: a number that is not finite is kept as nothing and read back as NaN."""
+    return float(value) if math.isfinite(value) else None
+
+
+def apply(connection: Connection, events: Iterable[Event]) -> None:
+    """Write the rows of some events, oldest first. The caller holds the transaction.
+
+    Raises:
+        StoreError: an event that this version does not know.
+    """
+    for name, group in groupby(events, key=lambda event: event.name):
+        action = _ACTIONS.get(name)
+        if action is None:
+            raise StoreError(
+                f"The journal holds an event {name!r} that this version does not know.",
+                hint="The workspace was used with a newer version of hitl: upgrade, then try again.",
+            )
+        while batch := list(islice(group, _BATCH)):
+            action(connection, batch)
+
+
+def insert_rows(connection: Connection, table: str, types: dict[str, str], rows: Iterable[Sequence[object]]) -> None:
+    """Insert rows by one statement: a list per column, unnested. `executemany` is ten times slower for many rows."""
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    if columns and len(columns[0]) == 1:  # A rating: half the work for the planner.
+        values = ", ".join("?" * len(columns))
+        connection.execute(
+            f"INSERT INTO {table} ({', '.join(types)}) VALUES ({values})", [column[0] for column in columns]
+        )
+    elif columns:
+        values = ", ".join(f"unnest(${i}::{kind}[])" for i, kind in enumerate(types.values(), start=1))
+        connection.execute(f"INSERT INTO {table} ({', '.join(types)}) SELECT {values}", columns)
+
+
+def _items(batch: Sequence[Event], key: str) -> list[tuple[int, Data]]:
+    """The items of list events, each with a position that keeps the order of arrival."""
+    return [(event.seq * _ROWS_PER_EVENT + i, item) for event in batch for i, item in enumerate(event.data[key])]
+
+
+def _insert_items(connection: Connection, table: str, types: dict[str, str], items: Iterable[tuple[int, Data]]) -> None:
+    rows = [(position, *(item[name] for name in types)) for position, item in items]
+    insert_rows(connection, table, {"position": "BIGINT", **types}, rows)
+
+
+def _prompts_added(connection: Connection, batch: Sequence[Event]) -> None:
+    types = {"prompt_id": "VARCHAR", "text": "VARCHAR", "task": "VARCHAR", "split": "VARCHAR"}
+    _insert_items(connection, "prompts", types, _items(batch, "prompts"))
+
+
+def _images_added(connection: Connection, batch: Sequence[Event]) -> None:
+    types = {
+        "image_id": "VARCHAR",
+        "prompt_id": "VARCHAR",
+        "round": "INTEGER",
+        "width": "INTEGER",
+        "height": "INTEGER",
+        "provenance": "VARCHAR",
+    }
+    items = [
+        (position, {**image, "provenance": _json(image["provenance"])}) for position, image in _items(batch, "images")
+    ]
+    _insert_items(connection, "images", types, items)
+
+
+def _tasks_added(connection: Connection, batch: Sequence[Event]) -> None:
+    types = {
+        "task_id": "VARCHAR",
+        "round": "INTEGER",
+        "kind": "VARCHAR",
+        "prompt_id": "VARCHAR",
+        "image_ids": "VARCHAR[]",
+        "overlap": "INTEGER",
+        "policy": "VARCHAR",
+        "propensity": "DOUBLE",
+    }
+    _insert_items(connection, "tasks", types, _items(batch, "tasks"))
+
+
+def _raters_added(connection: Connection, batch: Sequence[Event]) -> None:
+    types = {"rater_id": "VARCHAR", "name": "VARCHAR", "kind": "VARCHAR", "created_at": "TIMESTAMP"}
+    rows = [
+        (event.data["rater_id"], event.data["name"], event.data["kind"], _time(event.data["created_at"]))
+        for event in batch
+    ]
+    insert_rows(connection, "raters", types, rows)
+
+
+def _ratings_added(connection: Connection, batch: Sequence[Event]) -> None:
+    types = {
+        "rating_id": "VARCHAR",
+        "task_id": "VARCHAR",
+        "rater_id": "VARCHAR",
+        "kind": "VARCHAR",
+        "payload": "VARCHAR",
+        "image_ids": "VARCHAR[]",
+        "dwell_ms": "BIGINT",
+        "client_time": "VARCHAR",
+        "server_time": "TIMESTAMP",
+        "app_version": "VARCHAR",
+        "voids": "VARCHAR",
+        "is_skip": "BOOLEAN",
+        "is_undo": "BOOLEAN",
+    }
+    items = [
+        (
+            event.seq * _ROWS_PER_EVENT,
+            {
+                **event.data,
+                "payload": _json(event.data["payload"]),
+                "server_time": _time(event.data["server_time"]),
+                "is_skip": is_skip(event.data["kind"], event.data["payload"]),
+                "is_undo": not event.data["payload"],
+            },
+        )
+        for event in batch
+    ]
+    _insert_items(connection, "ratings", types, items)
+    _insert_outcomes(connection, [event.data for event in batch if event.data["payload"]])
+
+
+def _insert_outcomes(connection: Connection, ratings: Sequence[Data]) -> None:
+    """What the rating kinds derive from the answers. A rating's event carries its task's images in canonical order."""
+    types = {
+        "rating_id": "VARCHAR",
+        "image_a": "VARCHAR",
+        "image_b": "VARCHAR",
+        "outcome": "VARCHAR",
+        "both_bad": "BOOLEAN",
+        "left_side": "VARCHAR",
+    }
+    rows = [
+        (rating["rating_id"], found.image_a, found.image_b, found.outcome, found.both_bad, found.left)
+        for rating in ratings
+        for found in rating_kind(rating["kind"]).outcomes(
+            rating["payload"], image_ids=rating["task_image_ids"], displayed=rating["image_ids"]
+        )
+    ]
+    insert_rows(connection, "outcomes", types, rows)
+
+
+def _rounds_started(connection: Connection, batch: Sequence[Event]) -> None:
+    """A round that is there already only takes the new configuration: it is being continued."""
+    for event in batch:
+        number, config_sha = event.data["number"], event.data["config_sha"]
+        known = connection.execute("SELECT count(*) FROM rounds WHERE number = ?", [number]).fetchone()[0]
+        if known:
+            connection.execute("UPDATE rounds SET config_sha = ? WHERE number = ?", [config_sha, number])
+        else:
+            connection.execute(
+                "INSERT INTO rounds (number, state, started_at, config_sha) VALUES (?, 'started', ?, ?)",
+                [number, _time(event.data["started_at"]), config_sha],
+            )
+
+
+def _round_states_set(connection: Connection, batch: Sequence[Event]) -> None:
+    for event in batch:
+        state = event.data["state"]
+        finished_at = _time(event.data["changed_at"]) if state == FINISHED else None
+        connection.execute(
+            "UPDATE rounds SET state = ?, finished_at = ? WHERE number = ?", [state, finished_at, event.data["number"]]
+        )
+
+
+def _metrics_added(connection: Connection, batch: Sequence[Event]) -> None:
+    """Written again (by a stage that was resumed), a number replaces the one before."""
+    latest = {
+        (event.data["round"], event.data["stage"], row["step"], row["name"]): row["value"]
+        for event in batch
+        for row in event.data["rows"]
+    }
+    columns = [list(column) for column in zip(*((*key, value) for key, value in latest.items()), strict=True)]
+    connection.execute(
+        """
+        INSERT INTO metrics (round, stage, step, name, value)
+        SELECT
+            unnest($1::INTEGER[]), unnest($2::VARCHAR[]), unnest($3::BIGINT[]), unnest($4::VARCHAR[]),
+            unnest($5::DOUBLE[])
+        ON CONFLICT DO UPDATE SET value = excluded.value
+        """,
+        columns,
+    )
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def _time(text: str) -> datetime:
+    return to_naive_utc(datetime.fromisoformat(text))
+
+
+_ACTIONS: dict[str, Callable[[Connection, Sequence[Event]], None]] = {
+    "prompts_added": _prompts_added,
+    "images_added": _images_added,
+    "tasks_added": _tasks_added,
+    "rater_added": _raters_added,
+    "rating_added": _ratings_added,
+    "round_started": _rounds_started,
+    "round_state_set": _round_states_set,
+    "metrics_added": _metrics_added,
+}

@@ -1,0 +1,208 @@
+"""An append-only log of every fact, independent of the database, from which the database can be made again.
+
+One JSON object per line: `{"at", "data", "event", "hash", "prev", "seq"}`. `hash` is the sha256 of the line's
+canonical JSON without `hash`; `prev` is the hash of the line before, so that no line can be changed, lost or put in
+without notice. A line counts once it is on the disk with its newline.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from data.workspace import disk_errors, fsync_dir
+from hitl.core.errors import ConfigError, StoreError
+
+logger = logging.getLogger(__name__)
+
+_CHUNK = 1 << 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Position:
+    """A point between two lines: what has been read up to here."""
+
+    seq: int
+    """Number of the last line; the first line is 1."""
+    hash: str
+    offset: int
+    """Bytes up to and including the last line's newline."""
+
+
+START = Position(seq=0, hash="0" * 64, offset=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One line, read and checked."""
+
+    event: str
+    data: dict[str, Any]
+    at: datetime
+    end: Position
+
+
+def canonical_json(value: object) -> bytes:
+    """The one way in which we spell a JSON value.
+
+    Raises:
+        ConfigError: not a JSON value: NaN, an object of ours, half a Unicode character.
+    """
+    try:
+        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"A value cannot be stored as JSON: {error}.", hint="Send text, finite numbers, lists and objects only."
+        ) from error
+
+
+class Journal:
+    """The open log. One writer: whoever holds the store's lock."""
+
+    def __init__(self, path: Path, descriptor: int, end: Position) -> None:
+        self._path = path
+        self._descriptor = descriptor
+        self._end = end
+
+    @classmethod
+    def open(cls, path: Path, *, after: Position = START) -> "Journal":
+        """Open or create the log, check every line after `after`, and cut a line that a crash left half written.
+
+        Raises:
+            StoreError: a line does not fit the one before it, or the log ends before `after`.
+        """
+        is_new = not path.exists()
+        with disk_errors(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            if is_new:
+                fsync_dir(path.parent)
+            _cut_torn_line(path, descriptor)
+            _check_contains(path, descriptor, after)
+            end = after
+            for entry in read_entries(path, after=after):
+                end = entry.end
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return cls(path, descriptor, end)
+
+    @property
+    def end(self) -> Position:
+        """After the last line."""
+        return self._end
+
+    def read(self, after: Position) -> Iterator[Entry]:
+        """The lines after `after`, oldest first."""
+        return read_entries(self._path, after=after)
+
+    def append(self, event: str, data: dict[str, Any], at: datetime) -> Position:
+        """Write one line; it is on the disk when this returns. When it fails, nothing of it is left.
+
+        Raises:
+            WorkspaceError: the disk is full.
+        """
+        body = {"seq": self._end.seq + 1, "at": at.isoformat(), "event": event, "data": data, "prev": self._end.hash}
+        digest = hashlib.sha256(canonical_json(body)).hexdigest()
+        line = canonical_json({**body, "hash": digest}) + b"\n"
+        with disk_errors(self._path):
+            try:
+                os.ftruncate(self._descriptor, self._end.offset)  # In case clearing up after a failure failed too.
+                written = 0
+                while written < len(line):
+                    written += os.pwrite(self._descriptor, line[written:], self._end.offset + written)
+                os.fsync(self._descriptor)
+            except BaseException:
+                os.ftruncate(self._descriptor, self._end.offset)
+                raise
+        self._end = Position(seq=self._end.seq + 1, hash=digest, offset=self._end.offset + len(line))
+        return self._end
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def read_entries(path: Path, *, after: Position = START) -> Iterator[Entry]:
+    """The lines after `after`, each checked against the one before. A last line without newline is not there yet.
+
+    Raises:
+        StoreError: a line was changed, lost or put in.
+    """
+    last = after
+    with path.open("rb") as file:
+        file.seek(after.offset)
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            entry = _parse(path, line, last)
+            last = entry.end
+            yield entry
+
+
+def _parse(path: Path, line: bytes, last: Position) -> Entry:
+    try:
+        found = json.loads(line)
+        digest = found.pop("hash")
+        intact = (
+            found["seq"] == last.seq + 1
+            and found["prev"] == last.hash
+            and hashlib.sha256(canonical_json(found)).hexdigest() == digest
+        )
+        if not intact:
+            raise ValueError("hash chain broken")
+        end = Position(seq=found["seq"], hash=digest, offset=last.offset + len(line))
+        return Entry(event=found["event"], data=found["data"], at=datetime.fromisoformat(found["at"]), end=end)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StoreError(
+            f"The journal {path} was changed or damaged: line {last.seq + 1} does not follow from line {last.seq}.",
+            hint="Put back a copy of journal.jsonl from a backup. The store itself was not touched.",
+        ) from error
+
+
+def _cut_torn_line(path: Path, descriptor: int) -> None:
+    size = os.fstat(descriptor).st_size
+    whole = _end_of_last_line(descriptor, size)
+    if whole < size:
+        logger.warning(
+            "%s: the last line was half written when the program stopped; cut its %d bytes. It was never acknowledged.",
+            path,
+            size - whole,
+        )
+        os.ftruncate(descriptor, whole)
+        os.fsync(descriptor)
+
+
+def _end_of_last_line(descriptor: int, size: int) -> int:
+    """Bytes up to and including the last newline before `size`."""
+    end = size
+    while end > 0:
+        start = max(0, end - _CHUNK)
+        newline = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0
+
+
+def _check_contains(path: Path, descriptor: int, after: Position) -> None:
+    """The line that ends at `after` must be the one the store has seen last."""
+    if after.seq == 0:
+        return
+    size = os.fstat(descriptor).st_size
+    if size >= after.offset:
+        start = _end_of_last_line(descriptor, after.offset - 1)
+        line = os.pread(descriptor, after.offset - start, start)
+        if line.endswith(b"\n") and f'"hash":"{after.hash}"'.encode() in line:
+            return
+    raise StoreError(
+        f"The journal {path} does not hold what the store has seen: {after.seq} events, {after.offset} bytes"
+        f" (the file has {size}). Store and journal are of different ages.",
+        hint="Put back store.duckdb and journal.jsonl from the same backup; or move store.duckdb away,"
+        " and it is made again from the journal.",
+    )

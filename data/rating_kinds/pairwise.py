@@ -1,0 +1,58 @@
+"""Two pictures side by side: left, right, tie, both bad, or skip."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from data.rating_kinds import Control
+from data.records import Outcome
+from hitl.core.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Pairwise:
+    """Payload: `{"choice": "left" | "right" | "tie" | "both_bad" | "skip"}`. Further keys are kept and ignored."""
+
+    name: ClassVar[str] = "pairwise"
+    images_per_task: ClassVar[int] = 2
+    controls: ClassVar[tuple[Control, ...]] = (
+        Control(key="ArrowLeft", label="Left is better", choice="left"),
+        Control(key="ArrowRight", label="Right is better", choice="right"),
+        Control(key="t", label="Tie", choice="tie"),
+        Control(key="b", label="Both bad", choice="both_bad"),
+        Control(key="s", label="Skip", choice="skip"),
+    )
+
+    def validate(self, payload: Mapping[str, Any]) -> None:
+        """Raise ConfigError unless `choice` is one of the controls'."""
+        known = [control.choice for control in self.controls]
+        if payload.get("choice") not in known:
+            raise ConfigError(
+                f"A pairwise rating has the choice {payload.get('choice')!r}.", hint=f"Send one of: {', '.join(known)}."
+            )
+
+    def is_skip(self, payload: Mapping[str, Any]) -> bool:
+        return payload.get("choice") == "skip"
+
+    def outcomes(
+        self, payload: Mapping[str, Any], *, image_ids: Sequence[str], displayed: Sequence[str]
+    ) -> list[Outcome]:
+        """One outcome, or none for a skip. "Left" is turned into `a` or `b` here and nowhere else."""
+        self.validate(payload)
+        image_a, image_b = image_ids
+        left = "a" if displayed[0] == image_a else "b"
+        right = "b" if left == "a" else "a"
+        match payload["choice"]:
+            case "skip":
+                return []
+            case "left":
+                outcome = left
+            case "right":
+                outcome = right
+            case _:
+                outcome = "tie"
+        both_bad = payload["choice"] == "both_bad"
+        return [Outcome(image_a=image_a, image_b=image_b, outcome=outcome, both_bad=both_bad, left=left)]
+
+
+PAIRWISE = Pairwise()

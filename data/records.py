@@ -1,0 +1,211 @@
+"""The facts that the store keeps and the answers it gives, as frozen dataclasses.
+
+Times are aware datetimes in UTC. Nothing here knows of a database, a web page or a tensor.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from hitl.core.errors import ConfigError
+
+Side = Literal["a", "b"]
+RaterKind = Literal["human", "simulated"]
+
+FINISHED = "finished"
+"""The round state that closes a round; every other state is free text of the round loop."""
+
+
+def prompt_id_of(text: str) -> str:
+    """The id of a prompt: the same text is the same prompt in every workspace."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """A text that images are drawn for."""
+
+    prompt_id: str
+    """First 16 hex digits of the text's sha256."""
+    text: str
+    task: str = ""
+    """Tag of the skill it asks for, such as `colour` or `count`; only used to report by."""
+    split: str = "train"
+    """`train` or `held_out`: held-out prompts are never trained on."""
+
+    @classmethod
+    def of(cls, text: str, *, task: str = "", split: str = "train") -> "Prompt":
+        """The prompt of that text, its id worked out.
+
+        Raises:
+            ConfigError: the text is blank or is not text that can be stored.
+        """
+        if not text.strip():
+            raise ConfigError("A prompt is empty.", hint="Remove the empty line from the list of prompts, or fill it.")
+        try:
+            prompt_id = prompt_id_of(text)
+        except UnicodeEncodeError as error:
+            raise ConfigError(
+                f"A prompt holds a character that is not valid Unicode at position {error.start}: {text!a}.",
+                hint="Save the list of prompts as UTF-8 text.",
+            ) from error
+        return cls(prompt_id=prompt_id, text=text, task=task, split=split)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """One drawn picture. The file is found by its id: see `Workspace.image_path`."""
+
+    image_id: str
+    """sha256 of the PNG file's bytes, in hex."""
+    prompt_id: str
+    round: int
+    width: int
+    height: int
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """All that is needed to draw it again: model, checkpoint, seed, steps, guidance, versions. JSON values only."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One screen to be rated: a prompt, its images, a rating kind."""
+
+    task_id: str
+    round: int
+    kind: str
+    prompt_id: str
+    image_ids: tuple[str, ...]
+    """In canonical order: the first is `a`, the second `b`, whatever side a rater sees them on."""
+    overlap: int = 1
+    """By how many raters it is to be rated."""
+    policy: str = "random"
+    """How this pair was chosen among all possible ones."""
+    propensity: float = 1.0
+    """With what probability that choice fell on this pair; needed to correct for adaptive choice."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rater:
+    """A person, or a simulated one, who rates."""
+
+    rater_id: str
+    name: str
+    kind: RaterKind
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rating:
+    """What one rater did on one screen. Immutable; a later row may void it.
+
+    A row with `voids` set takes the earlier row back. With an empty payload that is all it does (an undo); with a
+    payload it is at the same time the new answer (a correction).
+    """
+
+    rating_id: str
+    """A UUID made by the client, so that sending it twice counts once."""
+    task_id: str
+    rater_id: str
+    kind: str
+    payload: dict[str, Any]
+    image_ids: tuple[str, ...]
+    """In the order in which this rater saw them."""
+    dwell_ms: int
+    client_time: str
+    """ISO 8601, as the rater's own clock had it."""
+    server_time: datetime
+    app_version: str
+    voids: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What one rating says about two images; the rating kind derives it. `a` and `b` are the task's canonical order."""
+
+    image_a: str
+    image_b: str
+    outcome: Literal["a", "b", "tie"]
+    both_bad: bool
+    left: Side
+    """Which of the two was shown on the left (or first)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """An outcome with all that a reward model or a report wants to know about it."""
+
+    rating_id: str
+    task_id: str
+    round: int
+    prompt_id: str
+    prompt: str
+    rater_id: str
+    image_a: str
+    image_b: str
+    outcome: Literal["a", "b", "tie"]
+    both_bad: bool
+    left: Side
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """One turn of the loop."""
+
+    number: int
+    state: str
+    started_at: datetime
+    finished_at: datetime | None = None
+    config_sha: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """A leased task as one rater sees it."""
+
+    task: Task
+    prompt: str
+    image_ids: tuple[str, ...]
+    """In displayed order: random per (task, rater), the same whenever it is asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far the rating of a round is. The round is rated when `done >= needed`."""
+
+    done: int
+    """Slots filled by an answer that stands."""
+    needed: int
+    """Slots to be filled: the sum of the tasks' overlaps, less what was skipped for good."""
+    skipped: int
+    """Slots that were skipped and that no active rater is left to fill."""
+    last_rating_at: datetime | None
+    per_minute: float
+    """Pace of the latest ratings; 0.0 before there are two."""
+
+    @property
+    def is_complete(self) -> bool:
+        return self.done >= self.needed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One number that a stage reported."""
+
+    round: int
+    stage: str
+    step: int
+    name: str
+    value: float
+    """NaN for a number that was not finite."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A Parquet file of comparisons: the only thing that training reads."""
+
+    sha256: str
+    """Of the file's bytes; the same ratings give the same hash."""
+    path: Path
+    comparisons: int

@@ -1,0 +1,102 @@
+"""Rows of the database as records: which columns to ask for, and what to make of them."""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from data.records import Comparison, Image, Metric, Prompt, Rater, Rating, Round, Task
+
+Row = Sequence[Any]
+
+PROMPT = "prompt_id, text, task, split"
+IMAGE = "image_id, prompt_id, round, width, height, provenance"
+TASK = (
+    "tasks.task_id, tasks.round, tasks.kind, tasks.prompt_id, tasks.image_ids, tasks.overlap, tasks.policy,"
+    " tasks.propensity"
+)
+RATER = "rater_id, name, kind, created_at"
+RATING = (
+    "ratings.rating_id, ratings.task_id, ratings.rater_id, ratings.kind, ratings.payload, ratings.image_ids,"
+    " ratings.dwell_ms, ratings.client_time, ratings.server_time, ratings.app_version, ratings.voids"
+)
+COMPARISON = "rating_id, task_id, round, prompt_id, prompt, rater_id, image_a, image_b, outcome, both_bad, left_side"
+SNAPSHOT = "round, task_id, prompt_id, prompt, task, split, rater_id, image_a, image_b, outcome, both_bad, left_side"
+ROUND = "number, state, started_at, finished_at, config_sha"
+METRIC = "round, stage, step, name, coalesce(value, 'nan'::DOUBLE)"
+
+
+def _utc(moment: datetime) -> datetime:
+    return moment.replace(tzinfo=UTC)
+
+
+def prompt(row: Row) -> Prompt:
+    return Prompt(prompt_id=row[0], text=row[1], task=row[2], split=row[3])
+
+
+def image(row: Row) -> Image:
+    provenance = json.loads(row[5])
+    return Image(image_id=row[0], prompt_id=row[1], round=row[2], width=row[3], height=row[4], provenance=provenance)
+
+
+def task(row: Row) -> Task:
+    return Task(
+        task_id=row[0],
+        round=row[1],
+        kind=row[2],
+        prompt_id=row[3],
+        image_ids=tuple(row[4]),
+        overlap=row[5],
+        policy=row[6],
+        propensity=row[7],
+    )
+
+
+def rater(row: Row) -> Rater:
+    return Rater(rater_id=row[0], name=row[1], kind=row[2], created_at=_utc(row[3]))
+
+
+def rating(row: Row) -> Rating:
+    return Rating(
+        rating_id=row[0],
+        task_id=row[1],
+        rater_id=row[2],
+        kind=row[3],
+        payload=json.loads(row[4]),
+        image_ids=tuple(row[5]),
+        dwell_ms=row[6],
+        client_time=row[7],
+        server_time=_utc(row[8]),
+        app_version=row[9],
+        voids=row[10],
+    )
+
+
+def comparison(row: Row) -> Comparison:
+    return Comparison(
+        rating_id=row[0],
+        task_id=row[1],
+        round=row[2],
+        prompt_id=row[3],
+        prompt=row[4],
+        rater_id=row[5],
+        image_a=row[6],
+        image_b=row[7],
+        outcome=row[8],
+        both_bad=row[9],
+        left=row[10],
+    )
+
+
+def round_(row: Row) -> Round:
+    return Round(
+        number=row[0],
+        state=row[1],
+        started_at=_utc(row[2]),
+        finished_at=_utc(row[3]) if row[3] else None,
+        config_sha=row[4],
+    )
+
+
+def metric(row: Row) -> Metric:
+    return Metric(round=row[0], stage=row[1], step=row[2], name=row[3], value=row[4])

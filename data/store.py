@@ -1,0 +1,543 @@
+"""The store: every fact of a workspace, in one DuckDB file that one process owns.
+
+A fact is recorded in this order: its rows are written in an open transaction, its line goes into the journal and is
+synced to the disk, the transaction commits together with the journal's position. Whatever dies in between, either the
+journal has the fact (and the store catches up when it is opened next) or nobody was told that it was kept.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from data import assignment, events, rows, snapshot, validation
+from data.assignment import Answer, Leases, RoundQueue
+from data.database import Database, write_ahead_log
+from data.journal import Journal, Position, canonical_json
+from data.lock import StoreLock
+from data.records import Comparison, Image, Metric, Offer, Progress, Prompt, Rater, Rating, Round, Snapshot, Task
+from data.workspace import Workspace, disk_errors
+from hitl.core.errors import ConfigError, StoreError
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT_EVERY = 200
+"""Ratings between checkpoints: a short write-ahead log is quick to replay and has little to lose."""
+_AFTER_UNDO_S = 300
+"""How long a task that was undone is kept for the rater who undid it."""
+
+
+class Store:
+    """Made by `open` or `open_snapshot`; methods are named after the questions we ask. Safe in many threads."""
+
+    def __init__(self, database: Database, *, journal: Journal | None = None, lock: StoreLock | None = None) -> None:
+        self._database = database
+        self._journal = journal
+        self._lock = lock
+        self._seen = _position(database)
+        self._since_checkpoint = 0
+        self._rows = database.rows
+        # Facts that never change once they are there, so that a rating asks the database as little as possible.
+        self._tasks: dict[str, Task] = {}
+        self._raters: dict[str, Rater] = {}
+        self._texts: dict[str, str] = {}
+        self._leases = Leases()
+        self._queue: RoundQueue | None = None
+        self._queue_lock = threading.Lock()
+
+    # -- opening and closing --------------------------------------------------------------------------------------
+
+    @classmethod
+    def open(cls, workspace: Workspace, *, create: bool = False) -> "Store":
+        """Own the workspace's store until `close`: bring its schema and its facts up to date.
+
+        Raises:
+            StoreError: another process owns it, it is of a newer version, or it and the journal disagree.
+        """
+        if create:
+            with disk_errors(workspace.root):
+                workspace.root.mkdir(parents=True, exist_ok=True)
+        elif not workspace.store_path.exists() and not workspace.journal_path.exists():
+            raise StoreError(
+                f"There is no store in {workspace.root}.", hint="Make a workspace with `hitl init`, or check -w DIR."
+            )
+        lock = StoreLock.acquire(workspace.lock_path)
+        try:
+            return cls._open_locked(workspace.store_path, workspace.journal_path, lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    @classmethod
+    def _open_locked(cls, path: Path, journal_path: Path, lock: StoreLock | None) -> "Store":
+        database = Database.open(path)
+        try:
+            journal = Journal.open(journal_path, after=_position(database))
+        except BaseException:
+            database.close()
+            raise
+        store = cls(database, journal=journal, lock=lock)
+        try:
+            with store._writing():
+                pass  # Entering catches up with the journal.
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    @classmethod
+    def open_snapshot(cls, path: Path) -> "Store":
+        """Read a copy made by `copy_to`. Takes no lock and cannot change anything."""
+        return cls(Database.open_read_only(path))
+
+    @classmethod
+    def rebuild(cls, workspace: Workspace) -> "Store":
+        """Make the store again from the journal alone and open it. The old file is kept as `*.before-rebuild`.
+
+        Raises:
+            StoreError: there is no journal, it was changed, or another process owns the store.
+        """
+        if not workspace.journal_path.exists():
+            raise StoreError(
+                f"There is no journal in {workspace.root} to rebuild the store from.",
+                hint="Put back journal.jsonl from a backup.",
+            )
+        path = workspace.store_path
+        fresh = path.with_name(f"{path.name}.new")
+        lock = StoreLock.acquire(workspace.lock_path)
+        try:
+            for leftover in (fresh, write_ahead_log(fresh)):
+                leftover.unlink(missing_ok=True)
+            cls._open_locked(fresh, workspace.journal_path, None).close()
+            # The write-ahead log first: beside a new file, an old log would be replayed into it.
+            for old in (write_ahead_log(path), path):
+                if old.exists():
+                    os.replace(old, old.with_name(f"{old.name}.before-rebuild"))
+            os.replace(fresh, path)
+            return cls._open_locked(path, workspace.journal_path, lock)
+        except BaseException:
+            lock.release()
+            raise
+
+    def close(self) -> None:
+        """Write everything into the one file and give the lock back. Closing twice is harmless."""
+        if self._journal is not None:
+            with self._database.writing():
+                self._database.checkpoint()
+                self._journal.close()
+                self._journal = None
+        self._database.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- prompts, images, rounds, tasks ---------------------------------------------------------------------------
+
+    def add_prompts(self, prompts: Iterable[Prompt]) -> int:
+        """Add the prompts that are not there yet; return how many. A known text keeps its first task and split."""
+        given = {prompt.prompt_id: prompt for prompt in prompts}
+        with self._writing():
+            known = {prompt.prompt_id: prompt for prompt in self.prompts()}
+            for prompt_id in given.keys() & known.keys():
+                if given[prompt_id] != known[prompt_id]:
+                    logger.warning("The prompt %r stays what it was: %s.", given[prompt_id].text, known[prompt_id])
+            new = [asdict(prompt) for prompt_id, prompt in given.items() if prompt_id not in known]
+            if new:
+                self._record("prompts_added", {"prompts": new})
+        return len(new)
+
+    def prompts(self, split: str | None = None, task: str | None = None) -> list[Prompt]:
+        """Prompts in order of arrival."""
+        found = self._rows(
+            f"""
+            SELECT {rows.PROMPT} FROM prompts
+            WHERE ($1 IS NULL OR split = $1) AND ($2 IS NULL OR task = $2) ORDER BY position
+            """,
+            [split, task],
+        )
+        return [rows.prompt(row) for row in found]
+
+    def add_images(self, images: Iterable[Image]) -> int:
+        """Add the images that are not there yet for their round and prompt; return how many.
+
+        Raises:
+            StoreError: a prompt is unknown.
+        """
+        given = {(image.image_id, image.round, image.prompt_id): image for image in images}
+        with self._writing():
+            self._check_known("prompt", "prompts", "prompt_id", {image.prompt_id for image in given.values()})
+            known = set(self._rows("SELECT image_id, round, prompt_id FROM images"))
+            new = [asdict(image) for key, image in given.items() if key not in known]
+            if new:
+                self._record("images_added", {"images": new})
+        return len(new)
+
+    def image(self, image_id: str) -> Image | None:
+        """The image of that id as it was first drawn; None when there is none."""
+        found = self._rows(f"SELECT {rows.IMAGE} FROM images WHERE image_id = ? ORDER BY position LIMIT 1", [image_id])
+        return rows.image(found[0]) if found else None
+
+    def images(self, round: int | None = None) -> list[Image]:
+        """Images in order of arrival."""
+        query = f"SELECT {rows.IMAGE} FROM images WHERE $1 IS NULL OR round = $1 ORDER BY position"
+        return [rows.image(row) for row in self._rows(query, [round])]
+
+    def start_round(self, number: int, config_sha: str) -> None:
+        """Begin a round, or note that one that is there goes on (with this configuration)."""
+        with self._writing():
+            if any(found.number == number and found.config_sha == config_sha for found in self.rounds()):
+                return
+            now = datetime.now(UTC).isoformat()
+            self._record("round_started", {"number": number, "config_sha": config_sha, "started_at": now})
+
+    def set_round_state(self, number: int, state: str) -> None:
+        """Say where a round is; `records.FINISHED` also notes when.
+
+        Raises:
+            StoreError: the round was never started.
+        """
+        with self._writing():
+            found = next((found for found in self.rounds() if found.number == number), None)
+            if found is None:
+                raise StoreError(f"Round {number} was never started.", hint="Call start_round first.")
+            if found.state != state:
+                now = datetime.now(UTC).isoformat()
+                self._record("round_state_set", {"number": number, "state": state, "changed_at": now})
+
+    def rounds(self) -> list[Round]:
+        """Rounds by number."""
+        return [rows.round_(row) for row in self._rows(f"SELECT {rows.ROUND} FROM rounds ORDER BY number")]
+
+    def add_tasks(self, tasks: Iterable[Task]) -> int:
+        """Add the tasks that are not there yet; return how many.
+
+        Raises:
+            ConfigError: a task that nobody could rate: a wrong number of images, the same image twice, no overlap.
+            StoreError: a prompt or an image is unknown.
+        """
+        given = {task.task_id: task for task in tasks}
+        for task in given.values():
+            validation.check_task(task)
+        with self._writing():
+            self._check_known("prompt", "prompts", "prompt_id", {task.prompt_id for task in given.values()})
+            shown = {image_id for task in given.values() for image_id in task.image_ids}
+            self._check_known("image", "images", "image_id", shown)
+            known = {row[0] for row in self._rows("SELECT task_id FROM tasks")}
+            new = [asdict(task) for task_id, task in given.items() if task_id not in known]
+            if new:
+                self._record("tasks_added", {"tasks": new})
+                with self._queue_lock:
+                    self._queue = None
+        return len(new)
+
+    def tasks(self, round: int | None = None) -> list[Task]:
+        """Tasks in order of arrival."""
+        query = f"SELECT {rows.TASK} FROM tasks WHERE $1 IS NULL OR round = $1 ORDER BY position"
+        return [rows.task(row) for row in self._rows(query, [round])]
+
+    def task(self, task_id: str) -> Task | None:
+        if task_id not in self._tasks:
+            for row in self._rows(f"SELECT {rows.TASK} FROM tasks WHERE task_id = ?", [task_id]):
+                self._tasks[task_id] = rows.task(row)
+        return self._tasks.get(task_id)
+
+    # -- raters ---------------------------------------------------------------------------------------------------
+
+    def add_rater(self, rater: Rater) -> bool:
+        """Add a rater; False when the id is there already.
+
+        Raises:
+            ConfigError: the name is empty or somebody else's (upper and lower case do not differ).
+        """
+        validation.check_rater(rater)
+        with self._writing():
+            if self.rater(rater.rater_id) is not None:
+                return False
+            if self.rater_by_name(rater.name) is not None:
+                raise ConfigError(f"There is a rater called {rater.name!r} already.", hint="Choose another name.")
+            self._record("rater_added", {**asdict(rater), "created_at": validation.iso(rater.created_at)})
+        return True
+
+    def rater(self, rater_id: str) -> Rater | None:
+        if rater_id not in self._raters:
+            for rater in self._raters_where("WHERE rater_id = ?", [rater_id]):
+                self._raters[rater_id] = rater
+        return self._raters.get(rater_id)
+
+    def rater_by_name(self, name: str) -> Rater | None:
+        """Upper and lower case do not differ."""
+        return next(iter(self._raters_where("WHERE lower(name) = lower(?)", [name])), None)
+
+    def raters(self) -> list[Rater]:
+        """Raters by the time they joined."""
+        return self._raters_where()
+
+    def _raters_where(self, where: str = "", values: Sequence[object] = ()) -> list[Rater]:
+        query = f"SELECT {rows.RATER} FROM raters {where} ORDER BY created_at, name"
+        return [rows.rater(row) for row in self._rows(query, values)]
+
+    # -- who rates what -------------------------------------------------------------------------------------------
+
+    def lease(self, rater_id: str, *, limit: int, lease_s: float = 300, now: datetime | None = None) -> list[Offer]:
+        """Up to `limit` tasks of the newest round for this rater alone: those already leased first, then open ones.
+
+        Never a task that this rater has rated or skipped; never more raters on a task than its overlap.
+        """
+        now = now or datetime.now(UTC)
+        until = now + timedelta(seconds=lease_s)
+        with self._queue_lock:
+            queue = self._newest_queue()
+            found = queue.open_to(rater_id, self._leases, limit=limit, now=now) if queue else []
+            for task in found:
+                self._leases.hold(task.task_id, rater_id, until)
+        prompts = self._prompt_texts({task.prompt_id for task in found})
+        return [
+            Offer(task=task, prompt=prompts[task.prompt_id], image_ids=assignment.displayed_order(task, rater_id))
+            for task in found
+        ]
+
+    def release(self, rater_id: str, task_ids: Iterable[str]) -> None:
+        """Give tasks back unrated."""
+        with self._queue_lock:
+            for task_id in task_ids:
+                self._leases.drop(task_id, rater_id)
+
+    def renew(
+        self, rater_id: str, task_ids: Iterable[str], *, lease_s: float = 300, now: datetime | None = None
+    ) -> None:
+        """Lengthen leases that still live."""
+        now = now or datetime.now(UTC)
+        with self._queue_lock:
+            for task_id in task_ids:
+                self._leases.renew(task_id, rater_id, now + timedelta(seconds=lease_s), now=now)
+
+    def progress(self, round: int, *, now: datetime | None = None) -> Progress:
+        """How far the rating of a round is."""
+        with self._queue_lock:
+            queue = self._newest_queue()
+            if queue is None or queue.round != round:
+                queue = self._load_queue(round)
+            return queue.progress(self._leases, now=now or datetime.now(UTC))
+
+    def _newest_queue(self) -> RoundQueue | None:
+        """The queue of the newest round that has tasks. The caller holds the queue's lock."""
+        if self._queue is None:
+            newest = self._rows("SELECT max(round) FROM tasks")[0][0]
+            self._queue = None if newest is None else self._load_queue(newest)
+        return self._queue
+
+    def _load_queue(self, round: int) -> RoundQueue:
+        queue = RoundQueue(round=round, tasks=self.tasks(round))
+        query = """
+            SELECT task_id, rater_id, is_skip, server_time FROM standing_ratings JOIN tasks USING (task_id)
+            WHERE tasks.round = ?
+        """
+        for task_id, rater_id, is_skip, server_time in self._rows(query, [round]):
+            queue.note(task_id, rater_id, Answer(is_skip=is_skip, at=server_time.replace(tzinfo=UTC)))
+        return queue
+
+    def _note(self, rating: Rating) -> None:
+        """Tell the queue of a rating that was recorded. What was undone is what this rater wants to see next."""
+        now = datetime.now(UTC)
+        with self._queue_lock:
+            if rating.payload:
+                answer = Answer(is_skip=events.is_skip(rating.kind, rating.payload), at=rating.server_time)
+                self._leases.drop(rating.task_id, rating.rater_id)
+            else:
+                answer = None
+                self._leases.hold(rating.task_id, rating.rater_id, now + timedelta(seconds=_AFTER_UNDO_S))
+            if self._queue is not None and self._queue.round == self._tasks[rating.task_id].round:
+                self._queue.note(rating.task_id, rating.rater_id, answer)
+
+    # -- ratings --------------------------------------------------------------------------------------------------
+
+    def add_rating(self, rating: Rating) -> bool:
+        """Keep a rating. Durable, in the journal and in the store, when this returns.
+
+        Late is not wrong: a rating is kept even when its lease has run out or the task has enough already.
+
+        Returns:
+            False when it changes nothing: its id is there already, this rater's answer to this task stands already, or
+            it undoes what is undone already.
+
+        Raises:
+            ConfigError: it does not fit its task, its kind, or what it voids.
+        """
+        data = {**asdict(rating), "server_time": validation.iso(rating.server_time)}
+        canonical_json(data)
+        with self._writing():
+            related = self._rows(
+                """
+                SELECT rating_id, voids, is_undo FROM ratings
+                WHERE rating_id = $1 OR (task_id = $2 AND rater_id = $3)
+                """,
+                [rating.rating_id, rating.task_id, rating.rater_id],
+            )
+            if any(rating_id == rating.rating_id for rating_id, *_ in related):
+                return False
+            task = self.task(rating.task_id)
+            if task is None:
+                raise ConfigError(f"There is no task {rating.task_id!r}.", hint="Ask for tasks again and rate those.")
+            if self.rater(rating.rater_id) is None:
+                raise ConfigError(f"There is no rater {rating.rater_id!r}.", hint="Join with a name first.")
+            validation.check_rating(rating, task)
+            answers = {rating_id for rating_id, _, is_undo in related if not is_undo}
+            if not _is_news(rating, answers, standing=answers - {voids for _, voids, _ in related}):
+                return False
+            self._record("rating_added", {**data, "task_image_ids": list(task.image_ids)})
+            self._note(rating)
+            self._since_checkpoint += 1
+            if self._since_checkpoint >= CHECKPOINT_EVERY and self._database.checkpoint():
+                self._since_checkpoint = 0
+        return True
+
+    def ratings(self, round: int | None = None, rater_id: str | None = None) -> list[Rating]:
+        """All rows in order of arrival, voided ones and undos included."""
+        found = self._rows(
+            f"""
+            SELECT {rows.RATING} FROM ratings JOIN tasks USING (task_id)
+            WHERE ($1 IS NULL OR tasks.round = $1) AND ($2 IS NULL OR rater_id = $2) ORDER BY ratings.position
+            """,
+            [round, rater_id],
+        )
+        return [rows.rating(row) for row in found]
+
+    def comparisons(self, round: int | None = None) -> list[Comparison]:
+        """What the ratings that stand say, without skips, by round, task and rater."""
+        query = f"SELECT {rows.COMPARISON} FROM comparisons WHERE $1 IS NULL OR round = $1 {_COMPARISON_ORDER}"
+        return [rows.comparison(row) for row in self._rows(query, [round])]
+
+    # -- metrics --------------------------------------------------------------------------------------------------
+
+    def add_metrics(self, round: int, stage: str, rows: Iterable[dict[str, Any]]) -> None:
+        """Keep rows of `step`, `name`, `value`. The same step and name again replaces the value."""
+        kept = [
+            {"step": int(row["step"]), "name": str(row["name"]), "value": events.finite_or_none(row["value"])}
+            for row in rows
+        ]
+        if kept:
+            with self._writing():
+                self._record("metrics_added", {"round": round, "stage": stage, "rows": kept})
+
+    def metrics(self, round: int, stage: str | None = None) -> list[Metric]:
+        found = self._rows(
+            f"""
+            SELECT {rows.METRIC} FROM metrics
+            WHERE round = $1 AND ($2 IS NULL OR stage = $2) ORDER BY stage, name, step
+            """,
+            [round, stage],
+        )
+        return [rows.metric(row) for row in found]
+
+    # -- copies ---------------------------------------------------------------------------------------------------
+
+    def write_snapshot(self, path: Path, up_to_round: int) -> Snapshot:
+        """The comparisons of all rounds up to this one as Parquet; the same ratings give the same bytes."""
+        query = f"SELECT {rows.SNAPSHOT} FROM comparisons WHERE round <= ? {_COMPARISON_ORDER}"
+        return snapshot.write(path, self._rows(query, [up_to_round]))
+
+    def copy_to(self, path: Path) -> None:
+        """A consistent copy in one new file, made by SQL: opening the live file would drop DuckDB's lock on it.
+
+        Raises:
+            StoreError: the path is taken.
+        """
+        if path.exists():
+            raise StoreError(f"{path} is there already.", hint="Choose a name that is not taken.")
+        with self._writing():
+            self._database.copy_to(path)
+
+    # -- reading and writing --------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Hold the writer lock on a store that has seen all of the journal.
+
+        It may be behind when it is opened after a crash, or when a commit failed after the journal had the event.
+        """
+        with self._database.writing():
+            if self._journal is None:
+                raise StoreError("This copy of a store is read-only.", hint="Change the workspace's own store instead.")
+            if self._seen != self._journal.end:
+                self._seen = _position(self._database)
+                logger.info("Bringing the store from event %d to %d.", self._seen.seq, self._journal.end.seq)
+                missed = (
+                    events.Event(seq=entry.end.seq, name=entry.event, data=entry.data)
+                    for entry in self._journal.read(self._seen)
+                )
+                with self._database.transaction() as writer:
+                    events.apply(writer, missed)
+                    _set_position(writer, self._journal.end)
+                self._seen = self._journal.end
+            yield
+
+    def _record(self, event: str, data: dict[str, Any]) -> None:
+        """Apply an event, journal it, commit. To be called inside `_writing`."""
+        assert self._journal is not None
+        data = json.loads(canonical_json(data))
+        seq = self._journal.end.seq + 1
+        with self._database.transaction() as writer:
+            events.apply(writer, [events.Event(seq=seq, name=event, data=data)])
+            end = self._journal.append(event, data, datetime.now(UTC))
+            _set_position(writer, end)
+        self._seen = end
+
+    def _prompt_texts(self, prompt_ids: set[str]) -> dict[str, str]:
+        for prompt_id in prompt_ids - self._texts.keys():
+            for row in self._rows("SELECT text FROM prompts WHERE prompt_id = ?", [prompt_id]):
+                self._texts[prompt_id] = row[0]
+        return self._texts
+
+    def _check_known(self, what: str, table: str, column: str, ids: set[str]) -> None:
+        """In place of foreign keys, which stand in the way of harmless updates."""
+        known = {row[0] for row in self._rows(f"SELECT {column} FROM {table}")}
+        if missing := sorted(ids - known):
+            raise StoreError(
+                f"There is no {what} {missing[0]!r} in the store ({len(missing)} unknown in all).",
+                hint=f"Add the {table} first.",
+            )
+
+
+_COMPARISON_ORDER = "ORDER BY round, task_id, rater_id, image_a, image_b"
+
+
+def _is_news(rating: Rating, answers: set[str], *, standing: set[str]) -> bool:
+    """Whether a rating changes anything, given the ids of this rater's answers to this task: all, and those that stand.
+
+    Raises:
+        ConfigError: it voids what it cannot void.
+    """
+    if rating.voids is None:
+        return not standing
+    if rating.voids not in answers:
+        raise ConfigError(
+            f"{rating.voids!r} is not an answer of this rater to task {rating.task_id}.",
+            hint="Undo one of your own ratings, naming its task.",
+        )
+    if rating.voids not in standing and rating.payload:
+        raise ConfigError(f"Rating {rating.voids!r} was undone already.", hint="Send the answer without `voids`.")
+    return rating.voids in standing
+
+
+def _position(database: Database) -> Position:
+    query = "SELECT journal_seq, journal_hash, journal_bytes FROM store_state"
+    seq, digest, size = database.rows(query)[0]
+    return Position(seq=seq, hash=digest, offset=size)
+
+
+def _set_position(connection: events.Connection, position: Position) -> None:
+    connection.execute(
+        "UPDATE store_state SET journal_seq = ?, journal_hash = ?, journal_bytes = ?",
+        [position.seq, position.hash, position.offset],
+    )

@@ -1,0 +1,60 @@
+"""What must hold of a fact by itself, before it is recorded; in the journal there is no taking back.
+
+What it must hold of other facts (that a task exists) the store checks.
+"""
+
+from datetime import UTC, datetime
+
+from data.events import rating_kind
+from data.records import Rater, Rating, Task
+from hitl.core.errors import ConfigError
+
+_LONGEST_NAME = 80
+_LONGEST_DWELL_MS = 2**53
+
+
+def check_rater(rater: Rater) -> None:
+    if not rater.name.strip() or len(rater.name) > _LONGEST_NAME:
+        raise ConfigError(
+            f"{rater.name[:_LONGEST_NAME]!r} cannot be a rater's name.", hint=f"Use 1 to {_LONGEST_NAME} characters."
+        )
+
+
+def check_task(task: Task) -> None:
+    """Refuse a task that nobody could rate."""
+    kind = rating_kind(task.kind)
+    different = len(set(task.image_ids))
+    if different != kind.images_per_task or len(task.image_ids) != different:
+        raise ConfigError(
+            f"Task {task.task_id} has {different} different images; {task.kind} shows {kind.images_per_task}.",
+            hint="Draw the images with different seeds, and pair different ones.",
+        )
+    if task.overlap < 1 or not 0 < task.propensity <= 1:
+        raise ConfigError(
+            f"Task {task.task_id} has overlap {task.overlap} and propensity {task.propensity}.",
+            hint="Use an overlap of 1 or more and a propensity in (0, 1].",
+        )
+
+
+def check_rating(rating: Rating, task: Task) -> None:
+    """Refuse a rating that does not fit its task or is no answer of its kind."""
+    if rating.kind != task.kind:
+        raise ConfigError(f"Task {task.task_id} is {task.kind}, not {rating.kind}.", hint=f"Send kind {task.kind!r}.")
+    if sorted(rating.image_ids) != sorted(task.image_ids):
+        raise ConfigError(
+            f"The images of the rating are not those of task {task.task_id}.",
+            hint="Send the task's images in the order in which they were shown.",
+        )
+    if not 0 <= rating.dwell_ms <= _LONGEST_DWELL_MS:
+        raise ConfigError(f"dwell_ms is {rating.dwell_ms}.", hint="Send for how many milliseconds the task was shown.")
+    if rating.payload:
+        rating_kind(rating.kind).validate(rating.payload)
+    elif rating.voids is None:
+        raise ConfigError("The rating holds no answer.", hint="Send a payload, or the id of the rating to undo.")
+
+
+def iso(moment: datetime) -> str:
+    """A time as the journal has it."""
+    if moment.tzinfo is None:
+        raise ConfigError(f"The time {moment} has no time zone.", hint="Use datetime.now(UTC).")
+    return moment.astimezone(UTC).isoformat()

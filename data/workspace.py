@@ -1,0 +1,208 @@
+"""The folder that holds everything of one project: where files are, which stage of a round is done."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hitl.core.errors import ConfigError, WorkspaceError
+
+STAGES = ("draw", "rate", "fit", "train", "evaluate")
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_IMAGE_ID = re.compile(r"[0-9a-f]{64}")
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+@contextlib.contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn a full disk or a missing permission while writing `path` into an error that says what to do.
+
+    Raises:
+        WorkspaceError: the disk is full, or the folder cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise WorkspaceError(
+                f"The disk is full: {path} could not be written{_free_space(path)}.",
+                hint="Free some space (old rounds hold the most), then run the same command again: it goes on.",
+            ) from error
+        if error.errno in _FORBIDDEN:
+            raise WorkspaceError(
+                f"{path} cannot be written: {error.strerror}.",
+                hint="Give yourself write permission to the workspace, or choose another one with -w.",
+            ) from error
+        raise
+
+
+def _free_space(path: Path) -> str:
+    try:
+        return f" ({shutil.disk_usage(path.parent).free / 2**20:.0f} MiB free)"
+    except OSError:
+        return ""
+
+
+def fsync_dir(folder: Path) -> None:
+    """Make a new name in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Write a file that is either there in full or not there at all, whatever dies meanwhile.
+
+    Raises:
+        WorkspaceError: the disk is full, or the folder cannot be written.
+    """
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fchmod(file.fileno(), mode)
+                os.fsync(file.fileno())
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+        fsync_dir(path.parent)
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """Paths and stage manifests. Knows nothing of what is inside the files."""
+
+    root: Path
+
+    @classmethod
+    def find(cls, given: Path | None = None) -> "Workspace":
+        """The folder given, else `$HITL_WORKSPACE`, else the nearest one upwards that holds a `hitl.toml`.
+
+        A folder that is named need not exist yet: `hitl init` and `hitl round` make it.
+
+        Raises:
+            WorkspaceError: none was named and none is found.
+        """
+        if given is not None:
+            return cls(given.expanduser().absolute())
+        if named := os.environ.get("HITL_WORKSPACE"):
+            return cls(Path(named).expanduser().absolute())
+        here = Path.cwd()
+        for folder in (here, *here.parents):
+            if (folder / "hitl.toml").is_file():
+                return cls(folder)
+        raise WorkspaceError(
+            f"There is no workspace here: neither {here} nor a folder above it holds a hitl.toml.",
+            hint="Make one with `hitl init -w DIR`, or name one with -w DIR or $HITL_WORKSPACE.",
+        )
+
+    @property
+    def config_path(self) -> Path:
+        return self.root / "hitl.toml"
+
+    @property
+    def store_path(self) -> Path:
+        return self.root / "store.duckdb"
+
+    @property
+    def journal_path(self) -> Path:
+        return self.root / "journal.jsonl"
+
+    @property
+    def lock_path(self) -> Path:
+        return self.root / "store.lock"
+
+    @property
+    def hub_path(self) -> Path:
+        return self.root / "hub.json"
+
+    @property
+    def images_dir(self) -> Path:
+        return self.root / "images"
+
+    def round_dir(self, number: int) -> Path:
+        return self.root / "rounds" / f"{number:04d}"
+
+    def stage_dir(self, number: int, stage: str) -> Path:
+        if stage not in STAGES:
+            raise ValueError(f"There is no stage {stage!r}; the stages are {', '.join(STAGES)}.")
+        return self.round_dir(number) / stage
+
+    # -- stages ---------------------------------------------------------------------------------------------------
+
+    def manifest(self, number: int, stage: str) -> dict[str, Any] | None:
+        """What a finished stage left behind; None while it is not finished.
+
+        Raises:
+            WorkspaceError: the manifest is there but is not readable JSON, which no interrupted write can cause.
+        """
+        path = self.stage_dir(number, stage) / "manifest.json"
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise WorkspaceError(
+                f"{path} is not valid JSON: {error}.",
+                hint=f"Delete that file to run the {stage} stage of round {number} again.",
+            ) from error
+        if not isinstance(found, dict):
+            raise WorkspaceError(
+                f"{path} holds a {type(found).__name__}, but should hold an object.",
+                hint=f"Delete that file to run the {stage} stage of round {number} again.",
+            )
+        return found
+
+    def is_done(self, number: int, stage: str) -> bool:
+        return self.manifest(number, stage) is not None
+
+    def write_manifest(self, number: int, stage: str, payload: dict[str, Any]) -> None:
+        """Declare a stage finished. Call it last: the file's existence is the declaration."""
+        text = json.dumps(payload, indent=2, sort_keys=True, ensure_ascii=False)
+        write_atomically(self.stage_dir(number, stage) / "manifest.json", f"{text}\n".encode())
+
+    # -- images ---------------------------------------------------------------------------------------------------
+
+    def image_path(self, image_id: str) -> Path:
+        """Where the picture of that id is (or would be).
+
+        Raises:
+            ConfigError: not an id, so that no path can be smuggled in.
+        """
+        if not _IMAGE_ID.fullmatch(image_id):
+            raise ConfigError(
+                f"{image_id[:80]!r} is not an image id.", hint="An image id is the 64 hex digits of a sha256."
+            )
+        return self.images_dir / image_id[:2] / f"{image_id}.png"
+
+    def add_image(self, png: bytes | Path) -> str:
+        """Keep a PNG file under the hash of its bytes and return that hash. Adding it again changes nothing.
+
+        Raises:
+            WorkspaceError: not a PNG file, or the disk is full.
+        """
+        content = png if isinstance(png, bytes) else png.read_bytes()
+        if not content.startswith(PNG_SIGNATURE):
+            source = "The picture" if isinstance(png, bytes) else str(png)
+            raise WorkspaceError(f"{source} is not a PNG file.", hint="Save it as PNG first.")
+        image_id = hashlib.sha256(content).hexdigest()
+        path = self.image_path(image_id)
+        if not path.exists():
+            write_atomically(path, content)
+        return image_id

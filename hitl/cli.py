@@ -1,0 +1,137 @@
+"""The command line: one Typer app, one command per module of `hitl.commands`; the only place that catches HitlError."""
+
+import importlib
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from hitl.core.errors import HitlError
+
+app = typer.Typer(
+    help="Close the human-feedback loop of an image model: draw, rate, fit a reward, train with DPOK, judge, again.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+WorkspaceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "-w", "--workspace", help="The workspace. Default: $HITL_WORKSPACE, else the nearest hitl.toml upwards."
+    ),
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a setting. May be repeated.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+def _run(command: str, **options: Any) -> None:
+    """Import a command only when it is called: listing the commands must not load torch or a web server."""
+    importlib.import_module(f"hitl.commands.{command}").run(**options)
+
+
+@app.command()
+def init(workspace: WorkspaceOption = None, settings: SetOption = None) -> None:
+    """Make a workspace: a folder with a commented hitl.toml and an empty store."""
+    _run("init", workspace=workspace, settings=settings or [])
+
+
+@app.command("round")
+def round_(
+    n: Annotated[int, typer.Option("--n", help="How many rounds to complete, an unfinished one first.")] = 1,
+    raters: Annotated[
+        str, typer.Option("--raters", help="Who rates: human, or simulated[:K] for K simulated raters.")
+    ] = "human",
+    after: Annotated[
+        str, typer.Option("--after", help="Go on after so long, even when ratings are missing: 90s, 30m, 2h.")
+    ] = "",
+    workspace: WorkspaceOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Run rounds: draw, rate, fit, train, evaluate, report. Can be stopped, killed and continued at any point."""
+    _run("round", count=n, raters=raters, after=after, workspace=workspace, settings=settings or [])
+
+
+@app.command()
+def serve(workspace: WorkspaceOption = None, settings: SetOption = None) -> None:
+    """Serve the rating app without running rounds: people rate what is drawn."""
+    _run("serve", workspace=workspace, settings=settings or [])
+
+
+@app.command()
+def status(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """Say where the rounds stand."""
+    _run("status", workspace=workspace, as_json=as_json)
+
+
+@app.command()
+def report(
+    number: Annotated[int, typer.Argument(metavar="[ROUND]", help="Which round. Default: the last finished one.")] = 0,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a round's report again and print where it is."""
+    _run("report", number=number, workspace=workspace, as_json=as_json)
+
+
+@app.command()
+def export(
+    out: Annotated[Path, typer.Argument(help="The file to write.")],
+    format: Annotated[str, typer.Option("--format", help="parquet or jsonl. Default: by the file's ending.")] = "",
+    number: Annotated[int, typer.Option("--round", help="This round alone. Default: all.")] = 0,
+    workspace: WorkspaceOption = None,
+) -> None:
+    """Write all comparisons to a file, with prompts, raters and image files."""
+    _run("export", out=out, format=format, number=number, workspace=workspace)
+
+
+@app.command()
+def doctor(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """Check versions, devices, disk, the store's lock and what the model needs."""
+    _run("doctor", workspace=workspace, as_json=as_json)
+
+
+@app.command()
+def pretrain(
+    out: Annotated[
+        Path, typer.Argument(help="Folder for the training's state, logs and grids, and the finished models.")
+    ],
+    part: Annotated[str, typer.Option("--part", help="vae, denoiser, clip, or all.")] = "all",
+    steps: Annotated[int, typer.Option("--steps", help="Steps of that part. Default: the recipe's.")] = 0,
+) -> None:
+    """Train the starter model again by its recipe. Takes hours; can be stopped and continued."""
+    _run("pretrain", out=out, part=part, steps=steps)
+
+
+def main() -> None:
+    """Run the command line; expected failures end in two lines and an exit code, bugs in a traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
+    try:
+        app(standalone_mode=False)
+    except HitlError as error:
+        print(f"error: {error.message}\nhint:  {error.hint}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        print("Stopped.", file=sys.stderr)
+        sys.exit(130)
+    except typer.Exit as error:
+        sys.exit(error.exit_code)
+    except Exception as error:
+        _exit_for_wrong_use(error)
+        raise
+
+
+def _exit_for_wrong_use(error: Exception) -> None:
+    """Typer's own complaints about arguments are printed as it does itself; anything else is left alone."""
+    if show := getattr(error, "show", None):
+        show()
+        sys.exit(getattr(error, "exit_code", 2))
+
+
+if __name__ == "__main__":
+    main()

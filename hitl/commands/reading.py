@@ -1,0 +1,56 @@
+"""Read a workspace's store from another process: through the running hub when there is one, else from the file."""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from data.lock import holder
+from data.store import Store
+from data.workspace import Workspace
+from hitl.core.errors import StoreError
+
+
+@contextlib.contextmanager
+def open_for_reading(workspace: Workspace) -> Iterator[Store]:
+    """The store, or a consistent copy that the hub made for us.
+
+    Raises:
+        StoreError: another process holds the store and does not answer.
+    """
+    if holder(workspace.lock_path) is None:
+        with Store.open(workspace) as store:
+            yield store
+        return
+    path = Path(ask_hub(workspace, "POST", "/api/snapshot")["path"])
+    try:
+        with Store.open_snapshot(path) as store:
+            yield store
+    finally:
+        shutil.rmtree(path.parent, ignore_errors=True)
+
+
+def ask_hub(workspace: Workspace, method: str, path: str) -> dict[str, Any]:
+    """One call of the running hub's API.
+
+    Raises:
+        StoreError: there is a holder of the store that does not answer.
+    """
+    held_by = holder(workspace.lock_path)
+    try:
+        hub = json.loads(workspace.hub_path.read_text())
+        body = {} if method == "POST" else None
+        headers = {"Authorization": f"Bearer {hub['token']}"}
+        answer = httpx.request(method, hub["url"] + path, headers=headers, json=body, timeout=30)
+        answer.raise_for_status()
+        return answer.json()
+    except (OSError, ValueError, KeyError, httpx.HTTPError) as error:
+        who = f"process {held_by.pid} ({held_by.command})" if held_by else "another process"
+        raise StoreError(
+            f"The store is held by {who}, and it does not answer: {error}.",
+            hint="Wait until it has started, or stop it and try again.",
+        ) from error

@@ -1,0 +1,264 @@
+"""RunConfig: a tree of frozen dataclasses. TOML in, commented TOML out; a string under a field is its help."""
+
+import ast
+import dataclasses
+import hashlib
+import inspect
+import json
+import textwrap
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, get_type_hints
+
+import tomli_w
+from pydantic import TypeAdapter, ValidationError
+
+from hitl.core.errors import ConfigError
+from hitl.core.registry import closest
+from reward_models.config import RewardFitConfig
+from rl.config import SampleConfig, TrainConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectConfig:
+    """The whole run."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    seed: int = 0
+    """Every random choice derives from this number and its place in the run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """The diffusion model that is improved."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    name: str = "starter"
+    """`starter`, a folder in diffusers' format, or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5."""
+    family: str = "sd15"
+    """Name in the registry of model families."""
+    device: str = "auto"
+    """`auto` takes cuda when there is one; else cpu, cuda or cuda:N."""
+    dtype: str = "float32"
+    """float32, or float16 / bfloat16 for the frozen weights on a GPU. The LoRA and all of the RL stay float32."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptsConfig:
+    """What the images are of."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    file: str = ""
+    """A text file (one prompt per line) or JSON lines with text, task and split. Empty: the starter's own prompts."""
+    per_task: int = 8
+    """Of the starter's prompts: how many of each task (colour, count, composition, location, bias) are trained on."""
+    held_out_per_task: int = 8
+    """Of the starter's prompts: how many of each task are only judged on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawConfig:
+    """The images that people rate."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    steps: int = 10
+    """DDIM steps of one image."""
+    images_per_prompt: int = 4
+    """Images of each prompt; pairs to compare are chosen among them."""
+    batch_size: int = 32
+    """Images in one forward pass. Lower this first when memory runs out."""
+
+    def __post_init__(self) -> None:
+        if self.images_per_prompt < 2:
+            raise ConfigError(
+                f"draw.images_per_prompt is {self.images_per_prompt}, but a comparison needs 2.", hint="Use 4."
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateConfig:
+    """How people rate."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    kind: str = "pairwise"
+    """Name in the registry of rating kinds."""
+    ratings_per_round: int = 96
+    """Tasks of one round. A person rates about 20 in a minute."""
+    overlap: int = 1
+    """How many raters see each task."""
+    lease_s: int = 300
+    """Seconds for which a task that a rater has been shown is kept for them."""
+
+    def __post_init__(self) -> None:
+        for name in ("ratings_per_round", "overlap", "lease_s"):
+            if getattr(self, name) < 1:
+                raise ConfigError(
+                    f"rate.{name} is {getattr(self, name)}, but must be 1 or more.", hint=f"Set rate.{name}."
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatedConfig:
+    """What simulated raters like: utility = correctness of the picture + taste_weight x taste."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    taste_weight: float = 1.0
+    """How much large shapes on light backgrounds count, beside a correct picture's 1."""
+    careless: int = 0
+    """How many of the simulated raters answer at random."""
+    adversarial: int = 0
+    """How many of the simulated raters choose what they like less."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateConfig:
+    """How a round is judged."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    steps: int = 10
+    """DDIM steps of one image, without noise in the steps."""
+    images_per_prompt: int = 4
+    """Images of each prompt and model, from the same seeds for every model."""
+    best_of: int = 4
+    """The baseline to beat: the reference's best of so many images, chosen by the learned reward."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """Where the rating app is served."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Other machines can reach the app only when this is changed."""
+    port: int = 7860
+    """Port of the app; 0 takes any free one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """The configuration of a workspace."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    project: ProjectConfig = field(default_factory=ProjectConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    prompts: PromptsConfig = field(default_factory=PromptsConfig)
+    draw: DrawConfig = field(default_factory=DrawConfig)
+    rate: RateConfig = field(default_factory=RateConfig)
+    simulated: SimulatedConfig = field(default_factory=SimulatedConfig)
+    fit: RewardFitConfig = field(default_factory=RewardFitConfig)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    algorithm: dict[str, float] = field(default_factory=dict)
+    """Settings of train.algorithm itself; its file under rl/algorithms/ lists them."""
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    server: ServerConfig = field(default_factory=ServerConfig)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of all settings that can change a result (all but where the app is served)."""
+        settings = dataclasses.asdict(self)
+        del settings["server"]
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def load_config(path: Path, settings: list[str]) -> RunConfig:
+    """The configuration in a TOML file (defaults where there is none), changed by `section.key=value` settings.
+
+    Raises:
+        ConfigError: the file is not TOML, or a name or value is not known.
+    """
+    tree: dict[str, Any] = {}
+    if path.exists():
+        try:
+            tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"{path.name} is not valid TOML: {error}.", hint="Mend that line, or delete the file."
+            ) from error
+    for setting in settings:
+        _apply(tree, setting)
+    return parse_config(tree)
+
+
+def parse_config(tree: dict[str, Any]) -> RunConfig:
+    """A checked configuration from nested dicts.
+
+    Raises:
+        ConfigError: with the dotted name of the first wrong setting.
+    """
+    try:
+        return TypeAdapter(RunConfig).validate_python(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        dotted = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "unexpected_keyword_argument":
+            raise ConfigError(f"There is no setting {dotted!r}.", hint=closest(dotted, _known_names())) from error
+        raise ConfigError(
+            f"{dotted} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}.",
+            hint=f"Mend it in hitl.toml, or with --set {dotted}=VALUE.",
+        ) from error
+
+
+def to_toml(config: RunConfig) -> str:
+    """The whole configuration as TOML, every setting under its help."""
+    blocks = []
+    for section in dataclasses.fields(config):
+        value = getattr(config, section.name)
+        if not dataclasses.is_dataclass(value):
+            blocks.append(f"# {_help(RunConfig)[section.name]}\n[{section.name}]\n{tomli_w.dumps(value)}")
+            continue
+        lines = [f"# {(type(value).__doc__ or '').strip().splitlines()[0]}", f"[{section.name}]"]
+        for entry in dataclasses.fields(value):
+            lines += [f"# {line}" for line in textwrap.wrap(_help(type(value)).get(entry.name, ""), 110)]
+            lines.append(tomli_w.dumps({entry.name: getattr(value, entry.name)}).strip())
+        blocks.append("\n".join(lines) + "\n")
+    return "# Settings of this hitl workspace. A round keeps a copy of what it ran with.\n\n" + "\n".join(blocks)
+
+
+def _help(cls: type) -> dict[str, str]:
+    """Field name -> the string under it in the class's source."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    assert isinstance(body, ast.ClassDef)
+    found = {}
+    for node, following in zip(body.body, body.body[1:], strict=False):
+        match node, following:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                found[name] = " ".join(text.split())
+    return found
+
+
+def _known_names() -> list[str]:
+    names = []
+    for section, cls in get_type_hints(RunConfig).items():
+        names.append(section)
+        if dataclasses.is_dataclass(cls):
+            names += [f"{section}.{entry.name}" for entry in dataclasses.fields(cls)]
+    return names
+
+
+def _apply(tree: dict[str, Any], setting: str) -> None:
+    """Put one `section.key=value` into the tree. The value is TOML; what is not TOML is a string."""
+    name, separator, text = setting.partition("=")
+    parts = name.strip().split(".")
+    if not separator or len(parts) != 2 or not all(parts):
+        raise ConfigError(
+            f"--set got {setting!r}, but needs section.key=value.", hint="For example: --set train.epochs=12"
+        )
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    section, key = parts
+    if not isinstance(tree.setdefault(section, {}), dict):
+        raise ConfigError(f"There is no section {section!r}.", hint=closest(name, _known_names()))
+    tree[section][key] = value

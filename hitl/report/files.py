@@ -1,0 +1,213 @@
+"""Reads what a round left in its folder, as far as it is there: half a round still gives a report."""
+
+import dataclasses
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data.bootstrap import Interval
+from data.evaluation import ImageScore, summarise
+from data.workspace import STAGES, Workspace
+from hitl.core.errors import WorkspaceError
+
+_MISSING_STAGE = {
+    "draw": "nothing is known about the images it drew",
+    "rate": "nothing is known about its ratings",
+    "fit": "its reward model has no page",
+    "train": "its policy has no hash",
+    "evaluate": "it is not judged",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Pictures of the reference and the policy from the same seeds, in the same order."""
+
+    reference: np.ndarray
+    policy: np.ndarray
+    prompts: tuple[str, ...]
+    splits: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundFiles:
+    """Everything one round's folder says. Absent files are empty values, and `missing` names them."""
+
+    number: int
+    manifests: dict[str, dict[str, Any]]
+    config: str
+    """The text of `config.toml`."""
+    metrics: tuple[dict[str, Any], ...]
+    """Rows of `metrics.jsonl`; of a step that was run again after a crash, the last."""
+    times: tuple[float, float] | None
+    """Unix time of the first and the last line of `metrics.jsonl`."""
+    provenance: dict[str, Any]
+    """How the round's images were drawn: model, sampler, versions."""
+    scores: tuple[ImageScore, ...]
+    grid: Grid | None
+    missing: tuple[str, ...]
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """What `data.evaluation.summarise` made of the scores; empty for a round that is not judged."""
+        return self.manifests.get("evaluate", {}).get("summary") or (summarise(self.scores) if self.scores else {})
+
+    @cached_property
+    def splits(self) -> list[str]:
+        """The splits it was judged on, the held-out one first: only that tells learning from memory."""
+        return sorted(self.summary.get("gains", {}), key=lambda split: (split != "held_out", split != "train", split))
+
+    @property
+    def fit(self) -> dict[str, Any]:
+        return self.manifests.get("fit", {}).get("report") or {}
+
+    def stage_metrics(self, stage: str) -> list[dict[str, Any]]:
+        return [row for row in self.metrics if row.get("stage") == stage]
+
+    def subject(self, name: str, split: str, measure: str, task: str | None = None) -> Interval | None:
+        """The mean of one subject (`reference`, `policy`, `best_of_N`) on a split, or on one task of it."""
+        found = self.summary.get("subjects", {}).get(name, {}).get(split, {})
+        return interval(_of_task(found, task).get(measure))
+
+    def gain(self, split: str, measure: str, task: str | None = None) -> Interval | None:
+        """Policy minus reference, on the same prompts and seeds."""
+        return interval(_of_task(self.summary.get("gains", {}).get(split, {}), task).get(measure))
+
+    def tasks(self, split: str) -> list[str]:
+        """Tasks with anything to show on that split, in the order of the prompts."""
+        found = self.summary.get("gains", {}).get(split, {}).get("tasks", {})
+        order = {task: place for place, task in enumerate(dict.fromkeys(score.task for score in self.scores))}
+        return sorted((task for task, measures in found.items() if measures), key=lambda task: order.get(task, 0))
+
+    @property
+    def best_of(self) -> int | None:
+        """The N of best-of-N; None when it was not judged."""
+        names = [name for name in self.summary.get("subjects", {}) if name.startswith("best_of_")]
+        return int(names[0].removeprefix("best_of_")) if names else None
+
+
+def _of_task(found: dict[str, Any], task: str | None) -> dict[str, Any]:
+    return found.get("all", {}) if task is None else found.get("tasks", {}).get(task, {})
+
+
+def interval(found: dict[str, Any] | None) -> Interval | None:
+    """An interval as a manifest holds it; None where there is none."""
+    if not found or found.get("mean") is None:
+        return None
+    nan = float("nan")
+    low, high = (nan if found.get(end) is None else float(found[end]) for end in ("low", "high"))
+    return Interval(float(found["mean"]), low, high, int(found.get("n", 0)), int(found.get("clusters", 0)))
+
+
+def read_rounds(workspace: Workspace, number: int) -> list[RoundFiles]:
+    """The rounds 1 to `number` that are there, the last one included in any state.
+
+    Raises:
+        WorkspaceError: the last one has no folder at all.
+    """
+    if not workspace.round_dir(number).is_dir():
+        last = max((int(path.name) for path in workspace.root.glob("rounds/[0-9]*") if path.is_dir()), default=0)
+        raise WorkspaceError(
+            f"There is no round {number} in {workspace.root.name}.",
+            hint=f"The last round is {last}." if last else "Run the first one with `hitl round --n 1`.",
+        )
+    earlier = [n for n in range(1, number) if workspace.round_dir(n).is_dir()]
+    return [read_round(workspace, n) for n in [*earlier, number]]
+
+
+def read_round(workspace: Workspace, number: int) -> RoundFiles:
+    """One round; whatever cannot be read is named in `missing`."""
+    folder = workspace.round_dir(number)
+    missing: list[str] = []
+    manifests: dict[str, dict[str, Any]] = {}
+    for stage in STAGES:
+        try:
+            manifest = workspace.manifest(number, stage)
+        except WorkspaceError as error:
+            missing.append(error.message)
+            continue
+        if manifest is None:
+            missing.append(f"The {stage} stage of round {number} is not finished: {_MISSING_STAGE[stage]}.")
+        else:
+            manifests[stage] = manifest
+    metrics, times = _read_metrics(folder / "metrics.jsonl")
+    scores, grid = (), None
+    if "evaluate" in manifests:
+        try:
+            scores = _read_scores(folder / "evaluate" / "scores.parquet")
+        except (OSError, ValueError, TypeError, pa.ArrowException):
+            missing.append(
+                f"Round {number} has no readable evaluate/scores.parquet: best-of-N is compared without pairs."
+            )
+        try:
+            grid = _read_grid(folder / "evaluate" / "grid.npz")
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            missing.append(f"Round {number} has no readable evaluate/grid.npz: its pictures are not shown.")
+    return RoundFiles(
+        number=number,
+        manifests=manifests,
+        config=_read_text(folder / "config.toml"),
+        metrics=metrics,
+        times=times,
+        provenance=_read_provenance(folder, manifests),
+        scores=scores,
+        grid=grid,
+        missing=tuple(missing),
+    )
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _read_metrics(path: Path) -> tuple[tuple[dict[str, Any], ...], tuple[float, float] | None]:
+    """Rows in order of their steps, and when the file began and ended. A torn last line is skipped."""
+    rows: dict[tuple[str, int], dict[str, Any]] = {}
+    times = []
+    for line in _read_text(path).splitlines():
+        try:
+            row = json.loads(line)
+            key = (str(row["stage"]), int(row["step"]))
+        except (ValueError, KeyError, TypeError):
+            continue
+        rows[key] = row
+        if isinstance(row.get("time"), int | float):
+            times.append(float(row["time"]))
+    ordered = tuple(rows[key] for key in sorted(rows))
+    return ordered, (min(times), max(times)) if times else None
+
+
+def _read_provenance(folder: Path, manifests: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    found = manifests.get("draw", {}).get("provenance")
+    if found is None:
+        try:
+            found = json.loads((folder / "draw" / "result.json").read_text(encoding="utf-8")).get("provenance")
+        except (OSError, ValueError, AttributeError):
+            found = None
+    return found if isinstance(found, dict) else {}
+
+
+def _read_scores(path: Path) -> tuple[ImageScore, ...]:
+    known = {field.name for field in dataclasses.fields(ImageScore)}
+    rows: Sequence[dict[str, Any]] = pq.read_table(path).to_pylist()
+    return tuple(ImageScore(**{name: value for name, value in row.items() if name in known}) for row in rows)
+
+
+def _read_grid(path: Path) -> Grid:
+    with np.load(path) as arrays:
+        reference, policy = arrays["reference"], arrays["policy"]
+        prompts, splits = (tuple(str(text) for text in arrays[name]) for name in ("prompts", "splits"))
+    if not len(reference) == len(policy) == len(prompts) == len(splits):
+        raise ValueError("the arrays of the grid differ in length")
+    return Grid(reference=reference, policy=policy, prompts=prompts, splits=splits)

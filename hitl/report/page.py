@@ -1,0 +1,194 @@
+"""Puts the report together: reads the rounds, judges them, draws, and fills the page's template."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from data.workspace import STAGES, Workspace, write_atomically
+from hitl.report import figures, pictures, words
+from hitl.report.files import RoundFiles, read_rounds
+from hitl.report.judgement import Judged, judge_round, judge_tasks
+from hitl.report.provenance import Provenance, provenance, simulated, when
+from hitl.report.reward_page import reward_page
+from hitl.report.sections import learning, task_panels, training
+from hitl.report.times import time_table
+from hitl.report.words import Answer, Verdict
+
+HTML_FILE, JSON_FILE = "report.html", "report.json"
+_TEMPLATES = ("report.html.j2", "report.css", "parts.html.j2")
+
+
+def write_report(workspace: Workspace, number: int) -> Path:
+    """See `hitl.report.build_report`."""
+    rounds = read_rounds(workspace, number)
+    latest = rounds[-1]
+    previous = next((files for files in rounds if files.number == number - 1), None)
+    judged = judge_round(latest, previous)
+    bias = _bias(latest)
+    verdict = words.verdict(judged, number)
+    answers = words.story(judged, latest.best_of, bias, None if previous is None else previous.number)
+    missing = [*_gaps(rounds, number), *latest.missing]
+    origin = provenance(rounds)
+    shown = {
+        "workspace": workspace.root.name,
+        "number": number,
+        "verdict": verdict,
+        "answers": answers,
+        "missing": missing,
+        "judged": judged,
+        "origin": origin,
+        **_shown(rounds, judged),
+    }
+    page = _environment().get_template("report.html.j2").render(shown)
+    facts = _facts(rounds, judged, bias, verdict, answers, missing, origin)
+    folder = workspace.round_dir(number)
+    text = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(folder / JSON_FILE, f"{text}\n".encode())
+    write_atomically(folder / HTML_FILE, page.encode())
+    return folder / HTML_FILE
+
+
+def _shown(rounds: Sequence[RoundFiles], judged: Mapping[str, Sequence[Judged]]) -> dict[str, Any]:
+    """What the template shows beside the story: pictures, plots and tables."""
+    latest = rounds[-1]
+    return {
+        "has_gold": any(each.measure.is_gold for found in judged.values() for each in found),
+        "best_of": latest.best_of,
+        "shared_scale": _shared_scales(judged),
+        "when": when(latest.times[1]) if latest.times else "",
+        "checkpoint": f"rounds/{latest.number:04d}/train/policy" if "train" in latest.manifests else "",
+        "raters": _raters(latest),
+        "highlights": pictures.highlights(latest),
+        "groups": pictures.before_and_after(latest),
+        "filmstrip": pictures.over_rounds(rounds),
+        "is_crisp": pictures.is_crisp(rounds),
+        "learning": learning(rounds),
+        "training": training(rounds),
+        "tasks": task_panels(latest),
+        "reward": reward_page(rounds),
+        "times": time_table(rounds),
+    }
+
+
+def _environment() -> jinja2.Environment:
+    folder = package_files("hitl.report")
+    environment = jinja2.Environment(
+        loader=jinja2.DictLoader({name: (folder / name).read_text(encoding="utf-8") for name in _TEMPLATES}),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {
+        "split_name": lambda split: words.SPLITS.get(split, split or "Prompts"),
+        "change_words": words.CHANGES,
+        "level": words.level,
+        "written": words.number,
+        "ruler": words.ruler,
+        "duration": words.duration,
+        "count": words.count,
+        "mark": interval_mark,
+        "stages": STAGES,
+    }
+    return environment
+
+
+def interval_mark(judged: Judged, extent: float) -> dict[str, str] | None:
+    """Where the mean and the ends of a gain stand on a scale from -extent to extent, in per cent of its width."""
+    if not math.isfinite(judged.gain.low) or extent <= 0:
+        return None
+    ends = {"low": judged.gain.low, "mean": judged.gain.mean, "high": judged.gain.high}
+    return {name: f"{50 + 50 * value / extent:.2f}%" for name, value in ends.items()}
+
+
+def _shared_scales(judged: Mapping[str, Sequence[Judged]]) -> dict[str, float]:
+    """Per measure the largest end over all splits, so that the marks of one measure can be compared."""
+    extents: dict[str, float] = {}
+    for found in judged.values():
+        for each in found:
+            ends = figures.finite([each.gain.low, each.gain.high])
+            key = each.measure.key
+            extents[key] = max([extents.get(key, 0.0), *(1.08 * abs(end) for end in ends)])
+    return extents
+
+
+def _bias(latest: RoundFiles) -> dict[str, Judged]:
+    """The planted bias, split by split, where the round was judged on it."""
+    found = {split: judge_tasks(latest, split, "exact").get("bias") for split in latest.splits}
+    return {split: each for split, each in found.items() if each is not None}
+
+
+def _gaps(rounds: Sequence[RoundFiles], number: int) -> list[str]:
+    there = {files.number for files in rounds}
+    gaps = [f"Round {n} has no folder: the curves leave it out." for n in range(1, number) if n not in there]
+    gaps += [
+        f"Round {files.number} is not judged: the curves leave it out." for files in rounds[:-1] if not files.summary
+    ]
+    return gaps
+
+
+def _raters(latest: RoundFiles) -> str:
+    rate = latest.manifests.get("rate")
+    if rate is None:
+        return ""
+    machine, everybody = simulated(latest), int(rate.get("raters", 0))
+    kind = "" if machine is None else "simulated " if machine == everybody else ""
+    mixed = f", {machine} of them simulated" if machine and machine != everybody else ""
+    ratings = words.count(int(rate.get("ratings", 0)), "rating")
+    return f"{ratings} by {words.count(everybody, f'{kind}rater')}{mixed}"
+
+
+def _facts(
+    rounds: Sequence[RoundFiles],
+    judged: Mapping[str, Sequence[Judged]],
+    bias: Mapping[str, Judged],
+    verdict: Verdict,
+    answers: Sequence[Answer],
+    missing: Sequence[str],
+    origin: Provenance,
+) -> dict[str, Any]:
+    """The report for programs: the same numbers, unrounded; what is not known is null."""
+    facts = {
+        "round": rounds[-1].number,
+        "verdict": asdict(verdict),
+        "story": {answer.question: list(answer.sentences) for answer in answers},
+        "missing": list(missing),
+        "judged": {split: {each.measure.key: _judged(each) for each in found} for split, found in judged.items()},
+        "planted_bias": {split: _judged(each) for split, each in bias.items()},
+        "gains_by_round": {
+            str(files.number): {split: gains.get("all", {}) for split, gains in files.summary.get("gains", {}).items()}
+            for files in rounds
+        },
+        "reward_model": {str(files.number): files.fit for files in rounds if files.fit},
+        "seconds": {
+            str(files.number): {
+                stage: files.manifests[stage].get("seconds") for stage in STAGES if stage in files.manifests
+            }
+            for files in rounds
+        },
+        "provenance": asdict(origin) | {"facts": dict(origin.facts)},
+    }
+    return _plain(facts)
+
+
+def _judged(each: Judged) -> dict[str, Any]:
+    found = asdict(each)
+    del found["measure"], found["split"]
+    return found | {"change": each.change}
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no nan and no infinity: both become null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

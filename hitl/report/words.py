@@ -1,0 +1,336 @@
+"""Puts numbers into words: the verdict of a round, its story, and how a value or an interval is written."""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from data.bootstrap import Interval
+from hitl.report.judgement import FEW_PROMPTS, Change, Judged, Measure, change
+
+Tone = Literal["good", "bad", "mixed", "flat", "unknown"]
+
+CHANGES: dict[Change, str] = {
+    "up": "clearly up",
+    "down": "clearly down",
+    "unclear": "no clear change",
+    "unknown": "cannot say",
+}
+SPLITS = {"held_out": "Held-out prompts", "train": "Trained-on prompts"}
+_ON = {"held_out": "on prompts it never trained on", "train": "on the prompts it trained on"}
+_RAISED = str.maketrans("-0123456789", "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
+_THIN = "\u202f"  # narrow no-break space, between a number and its unit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The round in one line."""
+
+    word: str
+    tone: Tone
+    headline: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """One question that a reader has, and what the round's files answer."""
+
+    question: str
+    sentences: tuple[str, ...]
+
+
+# -- numbers --------------------------------------------------------------------------------------------------------
+
+
+def number(value: float | None, digits: int = 1, *, sign: bool = False) -> str:
+    """A number for reading: true minus sign, no minus zero, an en dash for what is not known."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    rounded = round(value, digits) + 0.0  # turns -0.0 into 0.0
+    return f"{rounded:{'+' if sign and rounded else ''}.{digits}f}".replace("-", "−")
+
+
+def level(measure: Measure, value: float | None) -> str:
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{number(100 * value, 0)}{_THIN}%" if measure.is_share else number(value, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Ruler:
+    """In what unit a change of one measure is told."""
+
+    scale: float
+    digits: int
+    unit: str
+
+    @classmethod
+    def of(cls, measure: Measure, spread: float | None) -> "Ruler":
+        """Points for a share; else standard deviations of the reference's pictures, or the measure's own unit."""
+        if measure.is_share:
+            return cls(100.0, 1, "points")
+        if spread is None:
+            return cls(1.0, 2, "")
+        return cls(1 / spread, 2, "SD")
+
+    def mean(self, found: Interval) -> str:
+        unit = (
+            "point"
+            if self.unit == "points" and number(abs(found.mean) * self.scale, self.digits) == "1.0"
+            else self.unit
+        )
+        return f"{number(found.mean * self.scale, self.digits, sign=True)}{_THIN}{unit}".rstrip(_THIN)
+
+    def ends(self, found: Interval) -> str:
+        low, high = (number(end * self.scale, self.digits, sign=True) for end in (found.low, found.high))
+        return f"{low} to {high}"
+
+    def with_interval(self, found: Interval) -> str:
+        if not math.isfinite(found.low):
+            return f"{self.mean(found)} (no interval: one prompt)"
+        return f"{self.mean(found)} [{self.ends(found).replace(' to ', ', ')}]"
+
+
+def ruler(judged: Judged) -> Ruler:
+    return Ruler.of(judged.measure, judged.spread)
+
+
+def tiny(value: float) -> str:
+    """A small number as people write it: `3 × 10⁻⁶`, or plainly where it is not small."""
+    if value == 0 or abs(value) >= 0.001:
+        return f"{value:.2g}"
+    digits, exponent = f"{value:.0e}".split("e")
+    return f"{digits} × 10{str(int(exponent)).translate(_RAISED)}"
+
+
+def duration(seconds: float | None) -> str:
+    """As short as it can be read: `0.4 s`, `42 s`, `3 min 05 s`, `2 h 10 min`."""
+    if seconds is None or not math.isfinite(seconds):
+        return "–"
+    if seconds < 10:
+        return f"{seconds:.1f}{_THIN}s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}{_THIN}s"
+    if whole < 3600:
+        return f"{whole // 60}{_THIN}min {whole % 60:02d}{_THIN}s"
+    return f"{whole // 3600}{_THIN}h {whole % 3600 // 60:02d}{_THIN}min"
+
+
+def listed(things: Iterable[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    *most, last = list(things) or [""]
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def count(amount: int, thing: str) -> str:
+    return f"{amount:,} {thing}{'' if amount == 1 else 's'}".replace(",", _THIN)
+
+
+# -- verdict --------------------------------------------------------------------------------------------------------
+
+
+def verdict(judged: dict[str, list[Judged]], round_number: int) -> Verdict:
+    """The round in one line, by its first split (held out, where there is one) and by gold, where there is any."""
+    subject = f"round {round_number}’s pictures"
+    if not judged or not any(judged.values()):
+        return Verdict(word="Not judged", tone="unknown", headline=f"Round {round_number} is not judged yet.")
+    split, found = next((split, found) for split, found in judged.items() if found)
+    where = _where(split)
+    gold = [each for each in found if each.measure.is_gold]
+    reward = next((each for each in found if not each.measure.is_gold), None)
+    if not gold:
+        return _by_reward_alone(reward, where, subject, round_number)
+    ups, downs = ([each for each in gold if each.change == way] for way in ("up", "down"))
+    unclear = [each for each in gold if each.change == "unclear"]
+    worse = listed(each.measure.worse for each in _essential(downs))
+    better = listed(each.measure.better for each in _essential(ups))
+    if downs and reward is not None and reward.change == "up" and not ups:
+        return Verdict(
+            word="Reward hacking",
+            tone="bad",
+            headline=f"The learned reward rose, but {where}, {subject} are {worse}.",
+        )
+    if ups and downs:
+        return Verdict(word="Mixed", tone="mixed", headline=f"{_capital(where)}, {subject} are {better}, but {worse}.")
+    if downs:
+        return Verdict(word="Worse", tone="bad", headline=f"{_capital(where)}, {subject} are {worse}.")
+    if ups:
+        rest = [each for each in _essential(unclear) if each.measure.is_share]
+        is_partial = bool(rest) and not any(each.measure.is_share for each in ups)
+        tail = "; no clear change in correctness" if is_partial else ""
+        return Verdict(
+            word="Better in part" if is_partial else "Better",
+            tone="good",
+            headline=f"{_capital(where)}, {subject} are {better}{tail}.",
+        )
+    if not unclear:
+        return Verdict(
+            word="Cannot say",
+            tone="unknown",
+            headline=f"{_capital(where)}, nobody can say: one prompt gives no interval.",
+        )
+    return _unclear(judged, split, where)
+
+
+def _unclear(judged: dict[str, list[Judged]], split: str, where: str) -> Verdict:
+    other = [each for found in judged.values() for each in found if each.split != split and each.measure.is_gold]
+    ups = _essential([each for each in other if each.change == "up"])
+    headline = f"No clear change {where}"
+    if ups:
+        better = listed(each.measure.better for each in ups)
+        headline = f"{_capital(_where(ups[0].split))}, pictures are {better}; {where}, no clear change"
+    return Verdict(word="No clear change", tone="flat", headline=f"{headline}.")
+
+
+def _by_reward_alone(reward: Judged | None, where: str, subject: str, round_number: int) -> Verdict:
+    way = "unknown" if reward is None else reward.change
+    headline = {
+        "up": f"The learned reward prefers {subject} {where}; no independent judge has seen them.",
+        "down": f"{_capital(where)}, even the learned reward likes {subject} less than the reference’s.",
+        "unclear": f"No clear change {where}, even by the learned reward.",
+        "unknown": f"{_capital(where)}, nobody can say: one prompt gives no interval.",
+    }[way]
+    word = {"up": "Unproven", "down": "Worse", "unclear": "No clear change", "unknown": "Cannot say"}[way]
+    tone: Tone = {"up": "mixed", "down": "bad", "unclear": "flat", "unknown": "unknown"}[way]  # type: ignore[assignment]
+    return Verdict(word=word, tone=tone, headline=headline)
+
+
+def _essential(found: Sequence[Judged]) -> list[Judged]:
+    """Without graded correctness where the strict verdict says the same."""
+    has_exact = any(each.measure.key == "exact" for each in found)
+    return [each for each in found if not (has_exact and each.measure.key == "correctness")]
+
+
+# -- story ----------------------------------------------------------------------------------------------------------
+
+
+def story(
+    judged: dict[str, list[Judged]], best_of: int | None, bias: dict[str, Judged], previous: int | None
+) -> list[Answer]:
+    """What a reader wants to know before anything else, in their order."""
+    if not judged or not any(judged.values()):
+        return []
+    answers = [
+        Answer(question="Did it get better?", sentences=tuple(_what_changed(judged, bias))),
+        Answer(question="By whose judgement?", sentences=tuple(_by_whom(judged))),
+        Answer(question="How sure is that?", sentences=tuple(_how_sure(judged))),
+        Answer(question="Was training worth it?", sentences=tuple(_worth_it(judged, best_of, previous))),
+    ]
+    return [answer for answer in answers if answer.sentences]
+
+
+def _what_changed(judged: dict[str, list[Judged]], bias: dict[str, Judged]) -> list[str]:
+    sentences = []
+    for split, found in judged.items():
+        told = [_told(each) for each in _headline_measures(found)]
+        if told:
+            sentences.append(f"{_capital(_short(split))}: {'; '.join(told)}.")
+    if bias:
+        split, each = next(iter(bias.items()))
+        sentences.append(f"Planted bias, {_short(split)}: {_told(each)}.")
+    return sentences
+
+
+def _headline_measures(found: Sequence[Judged]) -> list[Judged]:
+    gold = [each for each in found if each.measure.is_gold]
+    return _essential(gold) if gold else list(found)
+
+
+def _told(each: Judged) -> str:
+    levels = ""
+    if each.measure.is_share and each.reference is not None and each.policy is not None:
+        levels = f" {number(100 * each.reference.mean, 0)} → {level(each.measure, each.policy.mean)},"
+    return f"{_lower(each.measure.name)}{levels} {ruler(each).with_interval(each.gain)}, {CHANGES[each.change]}"
+
+
+def _by_whom(judged: dict[str, list[Judged]]) -> list[str]:
+    found = next(found for found in judged.values() if found)
+    gold = [each for each in found if each.measure.is_gold]
+    reward = next((each for each in found if not each.measure.is_gold), None)
+    sentences = []
+    if any(each.measure.is_share for each in gold):
+        sentences.append("A verifier reads each picture; taste is a fixed rule. No training step sees either.")
+    elif gold:
+        sentences.append("Taste is a fixed rule that no training step sees.")
+    else:
+        sentences.append("The learned reward alone: these prompts have no gold score. Compare the pictures yourself.")
+    if reward is not None and gold:
+        moved = ruler(reward).mean(reward.gain)
+        sentences.append(f"The learned reward, which training climbs, moved {moved}: {_agreement(reward, gold)}.")
+    return sentences
+
+
+def _agreement(reward: Judged, gold: Sequence[Judged]) -> str:
+    """Whether gold follows the learned reward: the sign of reward hacking is that it does not."""
+    if reward.change != "up":
+        return CHANGES[reward.change]
+    fell, rose = (
+        [each.measure.noun for each in _essential([g for g in gold if g.change == way])] for way in ("down", "up")
+    )
+    if fell:
+        return f"but {listed(fell)} fell, which is what reward hacking looks like"
+    if rose:
+        return f"{listed(rose)} rose with it, so no sign of reward hacking"
+    return "gold does not confirm it yet"
+
+
+def _how_sure(judged: dict[str, list[Judged]]) -> list[str]:
+    sizes = [(split, found[0].gain) for split, found in judged.items() if found]
+    told = [f"{count(gain.clusters, _short(split) + ' prompt')} ({count(gain.n, 'picture')})" for split, gain in sizes]
+    shown = sum(len(found) for found in judged.values())
+    sentences = [f"{_capital(listed(told))}, drawn by both models from the same seeds."]
+    if any(math.isfinite(each.gain.low) for found in judged.values() for each in found):
+        sentences.append(
+            f"Brackets are 95{_THIN}% intervals, by resampling prompts. Each of the {shown} stands alone: about one in "
+            "twenty misses."
+        )
+    few = [split for split, gain in sizes if 1 < gain.clusters < FEW_PROMPTS]
+    if few:
+        sentences.append(f"Few {listed(_short(split) for split in few)} prompts: real intervals are wider than these.")
+    return sentences
+
+
+def _worth_it(judged: dict[str, list[Judged]], best_of: int | None, previous: int | None) -> list[str]:
+    split, found = next((split, found) for split, found in judged.items() if found)
+    shown = _headline_measures(found)
+    ways: dict[Change, str] = {
+        "up": "ahead",
+        "down": "behind",
+        "unclear": "no clear difference",
+        "unknown": "cannot say",
+    }
+    against = [
+        f"{_lower(each.measure.name)} {ruler(each).with_interval(each.over_best)}, {ways[change(each.over_best)]}"
+        for each in shown
+        if each.over_best is not None
+    ]
+    since = [
+        f"{_lower(each.measure.name)} {ruler(each).with_interval(each.since_last)}, {CHANGES[change(each.since_last)]}"
+        for each in shown
+        if each.since_last is not None
+    ]
+    sentences = []
+    if against and best_of:
+        sentences.append(
+            f"Against the reference’s best of {best_of} by learned reward, {_short(split)}: {'; '.join(against)}."
+        )
+    if since and previous is not None:
+        sentences.append(f"Since round {previous}, {_short(split)}: {'; '.join(since)}.")
+    return sentences
+
+
+def _where(split: str) -> str:
+    return _ON.get(split, f"on prompts of the split {split}")
+
+
+def _short(split: str) -> str:
+    return {"held_out": "held-out", "train": "trained-on"}.get(split, split)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]

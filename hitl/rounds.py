@@ -1,0 +1,311 @@
+"""THE loop: draw -> rate -> fit -> train -> evaluate -> report. Resumable; wires objects, holds no maths."""
+
+import itertools
+import json
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from data.prompt_list import read_prompts, starter_prompts
+from data.records import FINISHED, Image, Prompt, Task
+from data.store import Store
+from data.workspace import Workspace, write_atomically
+from hitl.config import RunConfig, load_config, to_toml
+from hitl.core.errors import ConfigError, NotEnoughRatings, WorkerError, WorkspaceError
+from hitl.core.live import Live
+from hitl.report import build_report
+from hitl.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Hub:
+    """The process that owns the store, and what it works with."""
+
+    workspace: Workspace
+    store: Store
+    config: RunConfig
+    settings: list[str] = field(default_factory=list)
+    """What `--set` gave; it holds for a round that is resumed, too."""
+    live: Live = field(default_factory=Live)
+    worker: Worker = field(default_factory=Worker)
+    go_on: threading.Event = field(default_factory=threading.Event)
+    """Set: do not wait for more ratings of this round."""
+    wait_s: float | None = None
+    """Do not wait longer than this for the ratings of one round. None waits for as long as it takes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """One round: its number and the settings it began with."""
+
+    hub: Hub
+    number: int
+    config: RunConfig
+
+    @property
+    def previous(self) -> int:
+        """Number of the round whose policy this one starts from; 0 is the reference."""
+        return self.number - 1
+
+
+Stage = Callable[[Round], dict[str, Any]]
+
+
+def run_rounds(hub: Hub, count: int) -> list[int]:
+    """Complete `count` rounds from here, an unfinished one first and counted. Safe to call again after a crash.
+
+    Returns the numbers of the rounds completed.
+
+    Raises:
+        HitlError: a stage cannot go on; everything finished so far is kept.
+    """
+    add_prompts(hub)
+    first = next_round(hub.workspace)
+    for number in range(first, first + count):
+        last = first + count - 1
+        hub.live.enter("draw", "Getting ready", round=number, rounds=last)
+        advance(Round(hub=hub, number=number, config=_begin(hub, number)))
+    hub.live.enter("finished", "All rounds are done")
+    return list(range(first, first + count))
+
+
+def advance(round: Round) -> None:
+    """Run the stages of one round that are not done yet."""
+    hub = round.hub
+    for name, stage in STAGES.items():
+        if hub.workspace.is_done(round.number, name):
+            continue
+        hub.store.set_round_state(round.number, name)
+        started = time.monotonic()
+        result = stage(round)
+        hub.workspace.write_manifest(round.number, name, {"seconds": round_seconds(started), **result})
+    hub.live.enter("report", "Writing the report")
+    build_report(hub.workspace, round.number)
+    hub.store.set_round_state(round.number, FINISHED)
+
+
+def draw_images(round: Round) -> dict[str, Any]:
+    """The policy draws images of the trained-on prompts; pairs of them become tasks."""
+    hub, config = round.hub, round.config
+    prompts = hub.store.prompts(split="train")
+    hub.live.enter("draw", "Drawing images", total=len(prompts) * config.draw.images_per_prompt)
+    result = _work(round, "draw", prompts=[asdict(prompt) for prompt in prompts], checkpoint=_checkpoint(round))
+    folder = hub.workspace.stage_dir(round.number, "draw")
+    images = []
+    for row in result["images"]:
+        image_id = hub.workspace.add_image(folder / row["file"])
+        provenance = result["provenance"] | {"seed": row["seed"], "index": row["index"]}
+        width, height = _size(hub.workspace, image_id)
+        images.append(
+            Image(
+                image_id=image_id,
+                prompt_id=row["prompt_id"],
+                round=round.number,
+                width=width,
+                height=height,
+                provenance=provenance,
+            )
+        )
+    hub.store.add_images(images)
+    tasks = list(make_tasks(round, images))
+    hub.store.add_tasks(tasks)
+    for row in result["images"]:
+        (folder / row["file"]).unlink(missing_ok=True)
+    return {"images": len(images), "tasks": len(tasks)}
+
+
+def make_tasks(round: Round, images: list[Image]) -> Iterator[Task]:
+    """Pairs of images of one prompt, chosen at random and spread evenly over the prompts."""
+    config = round.config.rate
+    chance = random.Random(f"{round.config.project.seed}/tasks/{round.number}")
+    by_prompt: dict[str, list[str]] = {}
+    for image in images:
+        by_prompt.setdefault(image.prompt_id, []).append(image.image_id)
+    piles = []
+    for prompt_id, image_ids in by_prompt.items():
+        pairs = [(prompt_id, *pair) for pair in itertools.combinations(sorted(set(image_ids)), 2)]
+        chance.shuffle(pairs)
+        piles.append(pairs)
+    every = [pair for layer in itertools.zip_longest(*piles) for pair in layer if pair is not None]
+    chosen = every[: config.ratings_per_round]
+    chance.shuffle(chosen)
+    for number, (prompt_id, first, second) in enumerate(chosen):
+        yield Task(
+            task_id=f"r{round.number:04d}-{number:05d}",
+            round=round.number,
+            kind=config.kind,
+            prompt_id=prompt_id,
+            image_ids=(first, second) if chance.random() < 0.5 else (second, first),
+            overlap=config.overlap,
+            policy="random",
+            propensity=len(chosen) / len(every),
+        )
+
+
+def gather_ratings(round: Round) -> dict[str, Any]:
+    """Wait until the tasks are rated (or the person says: go on), then freeze all comparisons in a snapshot."""
+    hub = round.hub
+    hub.go_on.clear()
+    progress = hub.store.progress(round.number)
+    hub.live.enter("rate", "Waiting for ratings", total=progress.needed)
+    deadline = None if hub.wait_s is None else time.monotonic() + hub.wait_s
+    while not progress.is_complete:
+        hub.live.advance(progress.done, progress.needed)
+        if hub.go_on.is_set() or (deadline is not None and time.monotonic() > deadline):
+            break
+        time.sleep(0.2)
+        progress = hub.store.progress(round.number)
+    hub.live.enter("fit", "Freezing the ratings")
+    snapshot = hub.store.write_snapshot(hub.workspace.round_dir(round.number) / "snapshot.parquet", round.number)
+    if not snapshot.comparisons:
+        raise NotEnoughRatings(
+            f"Round {round.number} has no comparisons yet; {progress.needed} are needed.",
+            hint="Rate some images at the link that `hitl round` prints, then run it again.",
+        )
+    ratings = hub.store.ratings(round.number)
+    raters = {rating.rater_id for rating in ratings}
+    return {
+        "ratings": len(ratings),
+        "comparisons": snapshot.comparisons,
+        "raters": len(raters),
+        "simulated": sum(rater.kind == "simulated" for rater in hub.store.raters() if rater.rater_id in raters),
+        "snapshot": snapshot.sha256,
+    }
+
+
+def fit_reward(round: Round) -> dict[str, Any]:
+    """Fit a reward model on all comparisons so far."""
+    hub = round.hub
+    hub.live.enter("fit", "Learning what people like")
+    texts = {prompt.prompt_id: prompt.text for prompt in hub.store.prompts()}
+    drawn = sorted((image.image_id, texts[image.prompt_id]) for image in hub.store.images(round.number))
+    return _work(round, "fit", drawn=drawn, snapshot=_snapshot(round))
+
+
+def train_policy(round: Round) -> dict[str, Any]:
+    """Train the diffusion model against that reward."""
+    hub = round.hub
+    hub.live.enter("train", "Training the image model", total=round.config.train.epochs)
+    prompts = [asdict(prompt) for prompt in hub.store.prompts(split="train")]
+    return _work(round, "train", prompts=prompts, snapshot=_snapshot(round))
+
+
+def evaluate_policy(round: Round) -> dict[str, Any]:
+    """Judge the new policy on held-out and trained-on prompts, beside the reference and its best-of-N."""
+    hub = round.hub
+    hub.live.enter("evaluate", "Judging the new images", total=3)
+    return _work(round, "evaluate", prompts=[asdict(prompt) for prompt in hub.store.prompts()])
+
+
+STAGES: dict[str, Stage] = {
+    "draw": draw_images,
+    "rate": gather_ratings,
+    "fit": fit_reward,
+    "train": train_policy,
+    "evaluate": evaluate_policy,
+}
+
+
+def next_round(workspace: Workspace) -> int:
+    """The first round that is not finished."""
+    return next(number for number in itertools.count(1) if not is_finished(workspace, number))
+
+
+def is_finished(workspace: Workspace, number: int) -> bool:
+    """A round is finished when its last stage is done and its report is written."""
+    return workspace.is_done(number, "evaluate") and (workspace.round_dir(number) / "report.html").exists()
+
+
+def add_prompts(hub: Hub) -> list[Prompt]:
+    """Put the configured prompts into the store, those that are not there yet.
+
+    Raises:
+        ConfigError: another model than the starter has no prompts file.
+    """
+    config = hub.config
+    if config.prompts.file:
+        prompts = read_prompts(hub.workspace.root / config.prompts.file)
+    elif config.model.name == "starter":
+        prompts = starter_prompts(config.prompts.per_task, config.prompts.held_out_per_task)
+    else:
+        raise ConfigError(
+            f"There are no prompts for the model {config.model.name!r}.",
+            hint="Write them into a file, one to a line, and name it: --set prompts.file=prompts.txt",
+        )
+    hub.store.add_prompts(prompts)
+    return prompts
+
+
+def round_seconds(started: float) -> float:
+    return round(time.monotonic() - started, 2)
+
+
+def _begin(hub: Hub, number: int) -> RunConfig:
+    """The settings of a round: those it began with, for a round that is resumed, and any that `--set` gave."""
+    path = hub.workspace.round_dir(number) / "config.toml"
+    config = load_config(path, hub.settings) if path.exists() else hub.config
+    if path.exists() and config.sha256 != hub.config.sha256:
+        logger.warning("Round %d goes on with the settings it began with; hitl.toml holds from the next one.", number)
+    write_atomically(path, to_toml(config).encode())
+    hub.store.start_round(number, config.sha256)
+    return config
+
+
+def _work(round: Round, name: str, **inputs: Any) -> dict[str, Any]:
+    """Have the worker run a stage; a worker that dies is replaced once, and the stage resumes."""
+    hub = round.hub
+    folder = hub.workspace.stage_dir(round.number, name)
+    inputs["policy_round"] = round.previous
+    spec = {
+        "stage": name,
+        "workspace": str(hub.workspace.root),
+        "round": round.number,
+        "config": asdict(round.config),
+        "inputs": inputs,
+    }
+    write_atomically(folder / "spec.json", json.dumps(spec).encode())
+    metrics = hub.workspace.round_dir(round.number) / "metrics.jsonl"
+
+    def on_progress(row: dict[str, Any]) -> None:
+        hub.live.advance(row["step"], row["total"])
+        if row["metrics"]:
+            values = [{"step": row["step"], "name": key, "value": value} for key, value in row["metrics"].items()]
+            hub.store.add_metrics(round.number, name, values)
+
+    try:
+        hub.worker.run(folder / "spec.json", metrics, on_progress)
+    except WorkerError as error:
+        logger.warning("%s Starting another one.", error.message)
+        hub.worker.run(folder / "spec.json", metrics, on_progress)
+    return json.loads((folder / "result.json").read_text())
+
+
+def _snapshot(round: Round) -> str:
+    manifest = round.hub.workspace.manifest(round.number, "rate")
+    assert manifest is not None  # stages run in order
+    return manifest["snapshot"]
+
+
+def _checkpoint(round: Round) -> str:
+    """Hash of the policy that draws: the last round's; empty for the reference."""
+    if not round.previous:
+        return ""
+    manifest = round.hub.workspace.manifest(round.previous, "train")
+    if manifest is None:
+        raise WorkspaceError(
+            f"Round {round.previous} has no trained policy, but round {round.number} starts from it.",
+            hint=f"Restore rounds/{round.previous:04d}/train from a backup.",
+        )
+    return manifest["checkpoint"]
+
+
+def _size(workspace: Workspace, image_id: str) -> tuple[int, int]:
+    """Width and height, from the PNG's header."""
+    header = workspace.image_path(image_id).read_bytes()[16:24]
+    return int.from_bytes(header[:4], "big"), int.from_bytes(header[4:], "big")

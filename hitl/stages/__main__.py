@@ -1,0 +1,69 @@
+"""The worker process: reads the paths of specs from standard input, runs one stage each, answers with one JSON line."""
+
+import importlib
+import json
+import logging
+import os
+import sys
+import threading
+import traceback
+from pathlib import Path
+from queue import Queue
+
+import diffusers
+import torch
+import transformers
+
+from hitl.core.errors import HitlError, WorkerError
+from hitl.stages.stage import Desk, Stage
+
+_THREADS = "HITL_THREADS"
+_NICENESS = 5  # the hub answers raters first: a rating never waits for a training step
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    os.nice(_NICENESS)
+    torch.set_num_threads(int(os.environ.get(_THREADS, os.cpu_count() or 1)))
+    torch.set_flush_denormal(True)
+    diffusers.utils.logging.set_verbosity_error()  # it warns of every LoRA that leaves the text encoder alone
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()  # the hub shows progress, in one place
+    orders: Queue[str] = Queue()
+    threading.Thread(target=_listen, args=(orders,), daemon=True).start()
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    sys.stdout = sys.stderr  # what a library prints must not pass for an answer
+    desk = Desk()
+    while True:
+        answer = _run(Path(orders.get()), desk)
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def _listen(orders: "Queue[str]") -> None:
+    """Queue each line; when the hub is gone, so is its worker, whatever it was doing."""
+    for line in sys.stdin:
+        orders.put(line.strip())
+    os._exit(0)
+
+
+def _run(spec: Path, desk: Desk) -> dict[str, object]:
+    try:
+        stage = Stage.read(spec)
+        stage.folder.mkdir(parents=True, exist_ok=True)
+        importlib.import_module(f"hitl.stages.{stage.name}").run(stage, desk)
+    except HitlError as error:
+        return {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+    except (MemoryError, torch.OutOfMemoryError):
+        return {
+            "error": WorkerError.__name__,
+            "message": f"The worker ran out of memory in {spec.parent.name}.",
+            "hint": "Lower train.batch_size, sample.batch_size or draw.batch_size, then run the same command again.",
+        }
+    except Exception:
+        return {"bug": traceback.format_exc()}
+    return {"done": True}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Draw: the images that people will rate, from the policy of the round before."""
+
+import io
+from importlib.metadata import version
+
+from PIL import Image
+
+from data.workspace import write_atomically
+from hitl.stages.stage import Desk, Stage
+from rl.rollout import draw
+
+
+def run(stage: Stage, desk: Desk) -> None:
+    """Write one PNG per (prompt, index) into the stage's folder; files that are there already are kept."""
+    config = stage.config
+    family = desk.family(config)
+    policy_round = stage.inputs["policy_round"]
+    if policy_round:
+        family.load_lora(stage.checkpoint(policy_round))
+    wanted = [
+        (prompt["prompt_id"], prompt["text"], index)
+        for prompt in stage.inputs["prompts"]
+        for index in range(config.draw.images_per_prompt)
+    ]
+    rows = []
+    for start in range(0, len(wanted), config.draw.batch_size):
+        batch = wanted[start : start + config.draw.batch_size]
+        files = [stage.folder / f"{prompt_id}-{index}.png" for prompt_id, _, index in batch]
+        seeds = [(*stage.place, prompt_id, index) for prompt_id, _, index in batch]
+        if not all(file.exists() for file in files):
+            images = draw(
+                family,
+                [text for _, text, _ in batch],
+                steps=config.draw.steps,
+                guidance=config.sample.guidance,
+                seeds=seeds,
+                batch_size=config.draw.batch_size,
+            )
+            for file, image in zip(files, images.permute(0, 2, 3, 1).numpy(), strict=True):
+                buffer = io.BytesIO()
+                Image.fromarray(image).save(buffer, format="PNG")
+                write_atomically(file, buffer.getvalue())
+        rows += [
+            {"prompt_id": prompt_id, "index": index, "file": file.name, "seed": "/".join(map(str, seed))}
+            for (prompt_id, _, index), file, seed in zip(batch, files, seeds, strict=True)
+        ]
+        stage.report(len(rows), len(wanted))
+    provenance = {
+        "model": config.model.name,
+        "policy_round": policy_round,
+        "checkpoint": stage.inputs["checkpoint"],
+        "sampler": "ddim",
+        "steps": config.draw.steps,
+        "eta": 0.0,
+        "guidance": config.sample.guidance,
+        "versions": {package: version(package) for package in ("torch", "diffusers", "hitl")},
+    }
+    stage.finish({"images": rows, "provenance": provenance})

@@ -1,0 +1,102 @@
+"""What every stage is told and may say: its spec (a JSON file) and its report (lines of `metrics.jsonl`)."""
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from data.workspace import Workspace, write_atomically
+from hitl.config import RunConfig, parse_config
+from hitl.core.errors import WorkspaceError
+from rl import FAMILIES
+from rl.families.sd15 import StableDiffusion15
+
+
+@dataclass(slots=True)
+class Desk:
+    """What a worker keeps between stages: the loaded model, so that it is loaded once in a run."""
+
+    families: dict[tuple[str, str, str, str], StableDiffusion15] = field(default_factory=dict)
+
+    def family(self, config: RunConfig) -> StableDiffusion15:
+        """The model of the configuration, without a LoRA."""
+        device = config.model.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        key = (config.model.family, config.model.name, device, config.model.dtype)
+        if key not in self.families:
+            self.families[key] = FAMILIES.load(config.model.family).load(
+                config.model.name, device=device, dtype=getattr(torch, config.model.dtype)
+            )
+        self.families[key].drop_lora()
+        return self.families[key]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One stage of one round, as its spec describes it."""
+
+    name: str
+    workspace: Workspace
+    round: int
+    config: RunConfig
+    inputs: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> "Stage":
+        spec = json.loads(path.read_text())
+        return cls(
+            name=spec["stage"],
+            workspace=Workspace(Path(spec["workspace"])),
+            round=spec["round"],
+            config=parse_config(spec["config"]),
+            inputs=spec["inputs"],
+        )
+
+    @property
+    def folder(self) -> Path:
+        return self.workspace.stage_dir(self.round, self.name)
+
+    @property
+    def place(self) -> tuple[object, ...]:
+        """Names this stage's randomness."""
+        return (self.config.project.seed, "round", self.round, self.name)
+
+    def checkpoint(self, number: int) -> Path:
+        """The folder with round `number`'s policy."""
+        return self.workspace.stage_dir(number, "train") / "policy"
+
+    def report(self, step: int, total: int, **metrics: float) -> None:
+        """Append one line of progress; the hub follows the file."""
+        row = {"stage": self.name, "step": step, "total": total, "metrics": metrics, "time": time.time()}
+        with (self.workspace.round_dir(self.round) / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Hand the result to the hub, which takes it in and then declares the stage done."""
+        write_atomically(self.folder / "result.json", json.dumps(result).encode())
+
+
+def read_images(workspace: Workspace, image_ids: list[str]) -> torch.Tensor:
+    """Images as uint8 (n, 3, height, width).
+
+    Raises:
+        WorkspaceError: a file is missing or is not a picture.
+    """
+    pictures = []
+    for image_id in image_ids:
+        path = workspace.image_path(image_id)
+        try:
+            with Image.open(path) as picture:
+                pictures.append(np.asarray(picture.convert("RGB")))
+        except OSError as error:
+            raise WorkspaceError(
+                f"The image file {path.relative_to(workspace.root)} is missing or damaged.",
+                hint="Put it back from a backup; ratings refer to it by its hash.",
+            ) from error
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)

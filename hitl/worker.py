@@ -1,0 +1,130 @@
+"""The hub's side of the worker process: start it, hand it one stage at a time, follow it, survive its death."""
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hitl.core import errors
+from hitl.core.errors import HitlError, WorkerError
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+class Worker:
+    """One child process for a whole run. It never opens the store; it reads specs and writes into its round."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+        self._answers: queue.Queue[str | None] = queue.Queue()
+
+    def start(self) -> None:
+        """Start the process; its imports go on while the hub does other things. Does nothing when it runs."""
+        if self._process is not None and self._process.poll() is None:
+            return
+        self._answers = queue.Queue()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "hitl.stages"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            # Ctrl-C reaches the hub alone: it decides when the worker stops.
+            start_new_session=True,
+            env=os.environ | {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+        )
+        threading.Thread(target=_listen, args=(self._process, self._answers), daemon=True).start()
+
+    def run(self, spec: Path, metrics: Path, on_progress: Progress) -> None:
+        """Run the stage of a spec to its end, passing on each new line of `metrics`.
+
+        Raises:
+            HitlError: what the stage raised, or a WorkerError when the process died.
+        """
+        self.start()
+        assert self._process is not None
+        assert self._process.stdin is not None
+        follower = _Follower(metrics, on_progress)
+        try:
+            self._process.stdin.write(f"{spec}\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            self._answers.put(None)
+        while True:
+            try:
+                answer = self._answers.get(timeout=0.2)
+            except queue.Empty:
+                follower.catch_up()
+                continue
+            follower.catch_up()
+            break
+        if answer is None:
+            raise self._death(spec)
+        _raise_error(json.loads(answer))
+
+    def stop(self) -> None:
+        """End the process; a stage in progress resumes from its last checkpoint the next time."""
+        if self._process is None:
+            return
+        with contextlib.suppress(BrokenPipeError):
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+    def _death(self, spec: Path) -> WorkerError:
+        assert self._process is not None
+        code = self._process.wait()
+        cause = f"exit code {code}"
+        hint = "Run the same command again: it goes on from the last checkpoint."
+        if code == -signal.SIGKILL:
+            cause = "killed; when nobody did it by hand, the machine ran out of memory"
+            hint += " If memory was short, lower train.batch_size or draw.batch_size first."
+        elif code < 0:
+            cause = signal.Signals(-code).name
+        return WorkerError(f"The worker died in the {spec.parent.name} stage ({cause}).", hint=hint)
+
+
+class _Follower:
+    """Reads what is appended to a file after now, whole lines only."""
+
+    def __init__(self, path: Path, on_line: Progress) -> None:
+        self._path = path
+        self._on_line = on_line
+        self._offset = path.stat().st_size if path.exists() else 0
+
+    def catch_up(self) -> None:
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            new = file.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        for line in whole.splitlines():
+            self._on_line(json.loads(line))
+
+
+def _listen(process: subprocess.Popen[str], answers: "queue.Queue[str | None]") -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        answers.put(line)
+    answers.put(None)
+
+
+def _raise_error(answer: dict[str, Any]) -> None:
+    if "bug" in answer:
+        raise RuntimeError(f"The worker met a bug:\n{answer['bug']}")
+    if "error" in answer:
+        kind = getattr(errors, answer["error"], HitlError)
+        raise kind(answer["message"], hint=answer["hint"])

@@ -1,0 +1,187 @@
+"""The open_clip model whose image and text features a reward head reads, the same for every head."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from hitl.core.errors import ConfigError, ModelLoadError
+
+STARTER = "starter"
+"""Name of the small model that ships with the project."""
+
+_STARTER_FOLDER = Path(__file__).parent / "starter_clip"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """A frozen image tower and text tower with features of unit length.
+
+    Pictures come as uint8, or as floats in [0, 1] when a gradient has to reach them. A picture's features never
+    depend on the pictures beside it.
+    """
+
+    name: str
+    pretrained: str | None
+    model: Any  # an open_clip CLIP, CustomTextCLIP or CoCa: they share methods, but no type
+    tokenizer: Any
+    preprocessing: dict[str, Any]
+    chunk: int = 64
+    """Pictures per forward pass. Lower it when memory runs out."""
+
+    @classmethod
+    def load(
+        cls, name: str = STARTER, pretrained: str | None = None, *, device: str | torch.device = "cpu", chunk: int = 64
+    ) -> "Backbone":
+        """The model of that name: `starter`, a folder with `open_clip_config.json`, or an open_clip name and its tag.
+
+        Raises:
+            ConfigError: the name or the tag is unknown.
+            ModelLoadError: the files are missing, damaged or of another shape.
+        """
+        source = _source(name, pretrained)
+        try:
+            model = open_clip.create_model(source, pretrained, device=device, require_pretrained=True)
+            tokenizer = open_clip.get_tokenizer(source)
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise ModelLoadError(
+                f"The reward backbone {name!r} cannot be loaded: {error}",
+                hint="Use `starter`, an open_clip folder, or a name and tag whose weights are on this machine.",
+            ) from error
+        model.eval().requires_grad_(False)
+        preprocessing = dict(model.visual.preprocess_cfg)
+        return cls(
+            name=name, pretrained=pretrained, model=model, tokenizer=tokenizer, preprocessing=preprocessing, chunk=chunk
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the weights and the preprocessing: features of two backbones are never mixed up."""
+        digest = hashlib.sha256(json.dumps(self.preprocessing, sort_keys=True, default=str).encode())
+        for name, value in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @cached_property
+    def width(self) -> int:
+        """Length of one image's or one text's feature vector."""
+        return self.text_features([""]).shape[1]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def preprocess(
+        self, images: UInt8[Tensor, "batch 3 h w"] | Float[Tensor, "batch 3 h w"]
+    ) -> Float[Tensor, "batch 3 s t"]:
+        """What open_clip's own transform does to a PIL image, but on tensors, so that gradients pass."""
+        x = images.to(self.device)
+        x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
+        height, width = _pair(self.preprocessing["size"])
+        mode = self.preprocessing["interpolation"]
+        if self.preprocessing["resize_mode"] == "squash":
+            x = _resize(x, height, width, mode)
+        elif self.preprocessing["resize_mode"] == "longest":
+            scale = min(height / x.shape[2], width / x.shape[3])
+            x = _resize(x, round(x.shape[2] * scale), round(x.shape[3] * scale), mode)
+            x = _centre_pad(x, height, width, self.preprocessing["fill_color"] / 255)
+        else:
+            scale = max(height / x.shape[2], width / x.shape[3])
+            x = _resize(x, max(height, int(x.shape[2] * scale)), max(width, int(x.shape[3] * scale)), mode)
+            top, left = round((x.shape[2] - height) / 2), round((x.shape[3] - width) / 2)
+            x = x[:, :, top : top + height, left : left + width]
+        mean, std = (torch.tensor(self.preprocessing[key], device=x.device).reshape(3, 1, 1) for key in ("mean", "std"))
+        return (x - mean) / std
+
+    def image_features(
+        self, images: UInt8[Tensor, "batch 3 h w"] | Float[Tensor, "batch 3 h w"]
+    ) -> Float[Tensor, "batch width"]:
+        """Unit-norm features of the pictures, `chunk` of them at a time."""
+        parts = [self.model.encode_image(self.preprocess(part)) for part in images.split(self.chunk)]
+        return functional.normalize(torch.cat(parts).float(), dim=-1)
+
+    @torch.no_grad()
+    def text_features(self, prompts: Sequence[str]) -> Float[Tensor, "batch width"]:
+        """Unit-norm features of the prompts; equal prompts are encoded once."""
+        distinct = list(dict.fromkeys(prompts))
+        row = {prompt: index for index, prompt in enumerate(distinct)}
+        tokens = self.tokenizer(distinct).to(self.device)
+        encoded = torch.cat([self.model.encode_text(part) for part in tokens.split(256)])
+        return functional.normalize(encoded.float(), dim=-1)[[row[prompt] for prompt in prompts]]
+
+    def features(
+        self, images: UInt8[Tensor, "batch 3 h w"] | Float[Tensor, "batch 3 h w"], prompts: Sequence[str]
+    ) -> Float[Tensor, "batch features"]:
+        """What a head reads about each picture and its prompt: see `joint_features`."""
+        if len(images) != len(prompts):
+            raise ConfigError(
+                f"{len(images)} images came with {len(prompts)} prompts.", hint="Pass one prompt for each image."
+            )
+        return joint_features(self.image_features(images), self.text_features(prompts))
+
+
+def joint_features(
+    image: Float[Tensor, "batch width"], text: Float[Tensor, "batch width"]
+) -> Float[Tensor, "batch features"]:
+    """[zero-shot CLIP score, image, image * text]: 1 + 2 * width numbers.
+
+    Text features alone would cancel in the difference of two images of one prompt. The score is the sum of the last
+    block; it stands alone so that a head can lean on it before it has seen many ratings.
+    """
+    product = image * text
+    return torch.cat([product.sum(1, keepdim=True), image, product], dim=1)
+
+
+def _source(name: str, pretrained: str | None) -> str:
+    """The name as open_clip wants it."""
+    folder = _STARTER_FOLDER if name == STARTER else Path(name).expanduser()
+    if name == STARTER or folder.is_dir():
+        if not (folder / "open_clip_config.json").is_file():
+            raise ModelLoadError(
+                f"{folder} has no open_clip_config.json.",
+                hint="Name a folder that open_clip's `local-dir:` can load, or use `starter`.",
+            )
+        if pretrained is not None:
+            raise ConfigError(
+                f"The folder {name!r} brings its own weights, but the tag {pretrained!r} was given too.",
+                hint="Leave the pretrained tag empty.",
+            )
+        return f"local-dir:{folder}"
+    if name.startswith(("hf-hub:", "local-dir:")):
+        return name
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if name not in open_clip.list_models():
+        raise ConfigError(
+            f"There is no open_clip model or folder called {name!r}.",
+            hint="Use `starter`, a folder, `hf-hub:<id>` or one of open_clip.list_models(), such as ViT-L-14.",
+        )
+    if pretrained is None or (pretrained not in tags and not Path(pretrained).is_file()):
+        raise ConfigError(
+            f"{name} has no weights called {pretrained!r}.", hint=f"Choose a pretrained tag: {', '.join(tags)}."
+        )
+    return name
+
+
+def _pair(size: int | Sequence[int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _resize(x: Tensor, height: int, width: int, mode: str) -> Tensor:
+    if x.shape[2:] == (height, width):
+        return x
+    return functional.interpolate(x, (height, width), mode=mode, antialias=True).clamp(0, 1)
+
+
+def _centre_pad(x: Tensor, height: int, width: int, fill: float) -> Tensor:
+    top, left = (height - x.shape[2]) // 2, (width - x.shape[3]) // 2
+    return functional.pad(x, (left, width - x.shape[3] - left, top, height - x.shape[2] - top), value=fill)

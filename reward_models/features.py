@@ -1,0 +1,114 @@
+"""Features on disk: each image and each prompt meets a backbone once, however often a reward is fitted."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from torch import Tensor
+
+from data.workspace import write_atomically
+from hitl.core.errors import WorkspaceError
+from reward_models.backbone import Backbone
+
+logger = logging.getLogger(__name__)
+
+LoadImage = Callable[[str], np.ndarray]
+"""Image id -> uint8 (h, w, 3)."""
+
+
+class FeatureCache:
+    """Features by content hash, in files below `folder/<backbone's fingerprint>/`.
+
+    A file holds what one call computed and is written whole or not at all; a damaged one is dropped and its features
+    are computed again.
+    """
+
+    def __init__(self, folder: Path, backbone: Backbone) -> None:
+        self._backbone = backbone
+        self._folder = folder / backbone.fingerprint
+        self._known: dict[str, np.ndarray] = {}
+        if self._folder.is_dir():
+            for path in sorted(self._folder.glob("*.safetensors")):
+                self._read(path)
+
+    def images(self, image_ids: Sequence[str], load_image: LoadImage) -> Float[Tensor, "batch width"]:
+        """Features of these images. `load_image` is asked for those alone that are new.
+
+        Raises:
+            WorkspaceError: an image is missing or cannot be read.
+        """
+        new = sorted({each for each in image_ids if _image_key(each) not in self._known})
+        found: dict[str, np.ndarray] = {}
+        for start in range(0, len(new), self._backbone.chunk):
+            part = new[start : start + self._backbone.chunk]
+            pictures = [_picture(each, load_image) for each in part]
+            for picture, features in zip(part, self._encode(pictures), strict=True):
+                found[_image_key(picture)] = features
+        self._write(found)
+        return torch.from_numpy(np.stack([self._known[_image_key(each)] for each in image_ids]))
+
+    def texts(self, prompts: Sequence[str]) -> Float[Tensor, "batch width"]:
+        """Features of these prompts."""
+        new = sorted({each for each in prompts if _text_key(each) not in self._known})
+        if new:
+            features = self._backbone.text_features(new).cpu().numpy()
+            self._write({_text_key(prompt): row for prompt, row in zip(new, features, strict=True)})
+        return torch.from_numpy(np.stack([self._known[_text_key(each)] for each in prompts]))
+
+    @torch.no_grad()
+    def _encode(self, pictures: list[np.ndarray]) -> np.ndarray:
+        by_size: dict[tuple[int, ...], list[int]] = {}
+        for index, picture in enumerate(pictures):
+            by_size.setdefault(picture.shape, []).append(index)
+        out = np.empty((len(pictures), self._backbone.width), np.float32)
+        for rows in by_size.values():
+            batch = torch.from_numpy(np.stack([pictures[row] for row in rows])).permute(0, 3, 1, 2)
+            out[rows] = self._backbone.image_features(batch).cpu().numpy()
+        return out
+
+    def _read(self, path: Path) -> None:
+        try:
+            with safe_open(path, "np") as file:
+                keys = json.loads(file.metadata()["keys"])
+                self._known.update(zip(keys, file.get_tensor("features"), strict=True))
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            logger.warning("Feature file %s is damaged (%s): its features are computed again.", path.name, error)
+            path.unlink(missing_ok=True)
+
+    def _write(self, found: dict[str, np.ndarray]) -> None:
+        if not found:
+            return
+        self._known.update(found)
+        keys = sorted(found)
+        name = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:32]
+        content = save({"features": np.stack([found[key] for key in keys])}, metadata={"keys": json.dumps(keys)})
+        write_atomically(self._folder / f"{name}.safetensors", content)
+
+
+def _picture(image_id: str, load_image: LoadImage) -> np.ndarray:
+    hint = "Restore the file from a backup, or void the ratings that show it."
+    try:
+        picture = np.asarray(load_image(image_id))
+    except (OSError, ValueError, KeyError) as error:
+        raise WorkspaceError(f"Image {image_id[:12]} cannot be read: {error}", hint=hint) from error
+    if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+        raise WorkspaceError(
+            f"Image {image_id[:12]} is {picture.dtype} {picture.shape}, but uint8 (height, width, 3) was expected.",
+            hint=hint,
+        )
+    return picture
+
+
+def _image_key(image_id: str) -> str:
+    return f"image-{image_id}"
+
+
+def _text_key(prompt: str) -> str:
+    return f"text-{hashlib.sha256(prompt.encode()).hexdigest()}"

@@ -1,0 +1,1 @@
+"""Heads: what turns a backbone's features into one score. Each is fitted on comparisons and saved as plain tensors."""

@@ -1,0 +1,15 @@
+"""Reinforcement learning of diffusion models. Two doors: algorithms and model families."""
+
+from hitl.core.registry import Registry
+
+ALGORITHMS = Registry(
+    "algorithm",
+    {
+        "dpok": "rl.algorithms.dpok:Dpok",
+        "ddpo_is": "rl.algorithms.ddpo:DdpoIs",
+        "ddpo_sf": "rl.algorithms.ddpo:DdpoSf",
+    },
+    group="hitl.algorithms",
+)
+
+FAMILIES = Registry("model family", {"sd15": "rl.families.sd15:StableDiffusion15"}, group="hitl.families")

@@ -1,0 +1,85 @@
+"""Settings of sampling and training: frozen dataclasses, importable without torch. A field's string is its help."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hitl.core.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleConfig:
+    """How images are drawn from the policy while it is trained."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    steps: int = 10
+    """DDIM steps of one image while training."""
+    guidance: float = 3.0
+    """Classifier-free guidance scale, the same in training as in drawing. 1 turns guidance off."""
+    eta: float = 1.0
+    """DDIM noise level of the stochastic steps, in (0, 1]. At 0 a step has no log-probability."""
+    window: int = 3
+    """How many of the first steps are stochastic and trained; the rest is drawn with eta = 0."""
+    shared_noise: bool = True
+    """Images of one group (one prompt) start from one latent and differ by the noise of the steps alone."""
+    batch_size: int = 64
+    """Images in one forward pass. Lower this first when memory runs out."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.eta <= 1:
+            raise ConfigError(
+                f"sample.eta is {self.eta}, but must be in (0, 1].", hint="Use 1.0 unless you know why not."
+            )
+        if self.batch_size < 1:
+            raise ConfigError(f"sample.batch_size is {self.batch_size}, but must be 1 or more.", hint="Use 64.")
+        if not 1 <= self.window <= self.steps:
+            raise ConfigError(
+                f"sample.window is {self.window}, but sample.steps is {self.steps}.",
+                hint="Set sample.window between 1 and sample.steps.",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """How the policy is trained in one round."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    algorithm: str = "dpok"
+    """Name in the registry of algorithms: dpok, ddpo_is or ddpo_sf."""
+    epochs: int = 6
+    """Times that fresh images are collected and learned from, per round."""
+    prompts_per_epoch: int = 16
+    """Groups in one epoch. Fewer than 16 groups make the gradient too noisy to learn from."""
+    images_per_prompt: int = 8
+    """Members of a group. Their mean score is the baseline, so 8 or more."""
+    updates_per_epoch: int = 1
+    """Optimiser steps on one epoch's images. Above 1 the clipped ratio starts to matter."""
+    batch_size: int = 128
+    """Transitions in one forward pass (twice that many with guidance). Lower this first when memory runs out."""
+    learning_rate: float = 2e-3
+    """AdamW, on the LoRA weights."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+    lora_rank: int = 8
+    """Rank of the LoRA. Its alpha equals the rank."""
+    lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    """Modules of the UNet that get a LoRA, by the end of their name."""
+    level_steps: bool = True
+    """Divide |c_eps|/sigma out of each step's gradient; without it the last steps drown the first."""
+    value_function: bool = False
+    """Subtract a learned V(x_t, text, step) beside the group's mean."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "prompts_per_epoch", "updates_per_epoch", "batch_size", "lora_rank"):
+            if getattr(self, name) < 1:
+                raise ConfigError(
+                    f"train.{name} is {getattr(self, name)}, but must be 1 or more.", hint=f"Set train.{name}."
+                )
+        if self.learning_rate <= 0:
+            raise ConfigError(f"train.learning_rate is {self.learning_rate}, but must be positive.", hint="Use 1e-3.")
+        if self.images_per_prompt < 2:
+            raise ConfigError(
+                f"train.images_per_prompt is {self.images_per_prompt}, but a baseline needs a group of at least 2.",
+                hint="Use 8.",
+            )

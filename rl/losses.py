@@ -1,0 +1,41 @@
+"""Losses of the policy and the value function. Pure functions of log-probabilities and advantages."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def ppo_clip_loss(
+    log_prob: Float[Tensor, "batch"],
+    old_log_prob: Float[Tensor, "batch"],
+    advantages: Float[Tensor, "batch"],
+    *,
+    clip_range: float,
+    weights: Float[Tensor, "batch"] | None = None,
+) -> Float[Tensor, ""]:
+    """The pessimistic clipped surrogate of PPO (arXiv:1707.06347), Eq. (7), negated: we minimise. A batch mean.
+
+    `weights` scale each sample's term (the division by |c_eps|/sigma of `rl.train`). DPOK's authors clamp the ratio
+    without the pessimistic maximum, which leaves no gradient on the wrong side of the range either.
+    """
+    log_ratio = log_prob - old_log_prob
+    # min(A r, A clip(r)) bounds r on one side only, by A's sign. Bounded before exp, a ratio too large for a float has
+    # the gradient 0 that it should have, where clamping after exp gives 0 x infinity.
+    bounded = torch.where(
+        advantages >= 0, log_ratio.clamp(max=math.log1p(clip_range)), log_ratio.clamp(min=math.log1p(-clip_range))
+    )
+    loss = -advantages * bounded.exp()
+    return (loss if weights is None else weights * loss).mean()
+
+
+def score_function_loss(
+    log_prob: Float[Tensor, "batch"],
+    advantages: Float[Tensor, "batch"],
+    *,
+    weights: Float[Tensor, "batch"] | None = None,
+) -> Float[Tensor, ""]:
+    """REINFORCE, DDPO's DDPO_SF (arXiv:2305.13301, Eq. (4)), negated. Right only for samples of the present policy."""
+    loss = -advantages * log_prob
+    return (loss if weights is None else weights * loss).mean()

@@ -1,0 +1,159 @@
+"""The starter's autoencoder: 64 x 64 RGB to 8 x 8 latents with four channels."""
+
+import json
+import logging
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+from torch import Tensor
+
+from rl.pretrain.pool import draw_pool
+
+logger = logging.getLogger(__name__)
+
+SHAPE_WEIGHT = 5.0
+"""How much more a coloured pixel counts than a grey one: shapes fill a tenth of a picture and carry its meaning."""
+
+
+def build_vae() -> AutoencoderKL:
+    """An untrained autoencoder.
+
+    Two groups per norm, not the usual 32: with one channel per group the narrow levels cannot carry colour.
+    """
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        sample_size=64,
+        block_out_channels=(16, 16, 32, 64),
+        layers_per_block=1,
+        norm_num_groups=2,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+    )
+
+
+def train_vae(
+    folder: Path, *, steps: int = 3300, decoder_steps: int = 900, seed: int = 0, processes: int = 2
+) -> AutoencoderKL:
+    """Train the autoencoder, then its decoder alone; goes on from the states in `folder`.
+
+    Loss: weighted L1 + L2 of the reconstruction + 1e-6 KL; AdamW, 7e-4. The second phase keeps the latents as they are,
+    so it may go on after the denoiser was trained on them. Ends with `folder/vae/` in diffusers' format, whose latents
+    have unit variance.
+    """
+    torch.manual_seed(seed)
+    vae = build_vae()
+    _fit(vae, folder, "vae", list(vae.parameters()), steps=steps, seed=seed, processes=processes)
+    vae.requires_grad_(False)
+    trained = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    if decoder_steps:
+        _fit(vae, folder, "decoder", trained, steps=decoder_steps, seed=seed + 1, processes=processes)
+    _set_scaling(vae, draw_pool(seed, 0, 2000, processes)[1])
+    vae.save_pretrained(folder / "vae")
+    return vae
+
+
+def _fit(
+    vae: AutoencoderKL,
+    folder: Path,
+    stage: str,
+    trained: list[torch.nn.Parameter],
+    *,
+    steps: int,
+    seed: int,
+    processes: int,
+    batch_size: int = 16,
+    scenes: int = 10_000,
+) -> None:
+    """Train some parameters of the autoencoder, or go on from `folder/<stage>_state.pt`."""
+    optimizer = torch.optim.AdamW(trained, lr=7e-4, weight_decay=1e-4, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: trapezoid(step, steps))
+    state_path, done = folder / f"{stage}_state.pt", 0
+    if state_path.exists():
+        state = torch.load(state_path, weights_only=True)
+        vae.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        done = state["step"]
+    if done >= steps:
+        return
+    _, pictures = draw_pool(seed, 0, scenes, processes)
+    started = time.monotonic()
+    for step in range(done, steps):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        rows = torch.randint(len(pictures), (batch_size,), generator=generator).numpy()
+        x = to_model(pictures[rows])
+        posterior = vae.encode(x).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator)
+        error = vae.decode(posterior.mean + posterior.std * noise).sample - x
+        weight = 1 + SHAPE_WEIGHT * (x.amax(dim=1, keepdim=True) - x.amin(dim=1, keepdim=True) > 0.3)
+        loss = (weight * (error.abs() + error.square())).mean() + 1e-6 * posterior.kl().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        schedule.step()
+        if (step + 1) % 50 == 0 or step + 1 == steps:
+            write_log(folder, stage=stage, step=step + 1, loss=loss.item(), seconds=time.monotonic() - started)
+        if (step + 1) % 200 == 0 or step + 1 == steps:
+            save_state(state_path, vae, optimizer, schedule, step + 1)
+            _save_grid(folder / f"{stage}_grid.png", vae, pictures[:16])
+
+
+def trapezoid(step: int, steps: int, *, warm_up: int = 100, decay: float = 0.2) -> float:
+    """Learning rate factor: up over `warm_up` steps, level, and down to 0 over the last fifth.
+
+    While it is level a run does not depend on `steps`: one that was cut off can be resumed with another length.
+    """
+    return min(1.0, (step + 1) / warm_up, max(0.0, (steps - step) / (decay * steps)))
+
+
+def to_model(pictures: np.ndarray) -> Tensor:
+    """uint8 (n, h, w, 3) -> float (n, 3, h, w) in [-1, 1]."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_pictures(x: Tensor) -> np.ndarray:
+    """float (n, 3, h, w) in [-1, 1] -> uint8 (n, h, w, 3)."""
+    return ((x.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def save_grid(path: Path, pictures: np.ndarray, columns: int) -> None:
+    rows = [np.concatenate(list(pictures[i : i + columns]), 1) for i in range(0, len(pictures), columns)]
+    Image.fromarray(np.concatenate(rows, 0)).save(path)
+
+
+def save_state(
+    path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, schedule, step: int, **more
+) -> None:
+    """Write a training state so that a kill leaves either the old one or the new one."""
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+    torch.save(state | {"step": step} | more, path.with_suffix(".tmp"))
+    path.with_suffix(".tmp").replace(path)
+
+
+def write_log(folder: Path, **row: object) -> None:
+    logger.info("%s", row)
+    with (folder / "pretrain.jsonl").open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+@torch.no_grad()
+def _save_grid(path: Path, vae: AutoencoderKL, pictures: np.ndarray) -> None:
+    decoded = vae.decode(vae.encode(to_model(pictures)).latent_dist.mode()).sample
+    save_grid(path, np.concatenate([pictures, to_pictures(decoded)]), columns=8)
+
+
+@torch.no_grad()
+def _set_scaling(vae: AutoencoderKL, pictures: np.ndarray) -> None:
+    latents = torch.cat(
+        [vae.encode(to_model(pictures[i : i + 100])).latent_dist.mode() for i in range(0, len(pictures), 100)]
+    )
+    vae.register_to_config(scaling_factor=float(1 / latents.std()))

@@ -1,0 +1,359 @@
+"""THE loop of the algorithm: collect -> score -> advantages -> update. Resumes bit for bit from its last epoch."""
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from hitl.core.errors import TrainingError
+from rl.config import SampleConfig, TrainConfig
+from rl.ddim import ddim_mean_std, eps_coefficient, gaussian_kl, gaussian_log_prob
+from rl.families.sd15 import StableDiffusion15
+from rl.randomness import derive_seed, generator
+from rl.rollout import Trajectory, collect
+from rl.value import ValueNetwork
+
+logger = logging.getLogger(__name__)
+
+RATIO_TOLERANCE = 1e-2
+"""Largest |log ratio| allowed on the first pass over fresh samples, in nats of the summed log-probability."""
+
+Reward = Callable[[UInt8[Tensor, "batch 3 height width"], Sequence[str]], Float[Tensor, "batch"]]
+
+
+@runtime_checkable  # the type checker of the tests asks with isinstance
+class Algorithm(Protocol):
+    """What an entry of the registry of algorithms offers: pure functions of one frozen configuration."""
+
+    def advantages(self, scores: Float[Tensor, "groups members"]) -> Float[Tensor, "groups members"]: ...
+
+    def loss(
+        self,
+        log_prob: Float[Tensor, "batch"],
+        old_log_prob: Float[Tensor, "batch"],
+        advantages: Float[Tensor, "batch"],
+        kl: Float[Tensor, "batch"],
+        weights: Float[Tensor, "batch"],
+    ) -> Float[Tensor, ""]: ...
+
+
+def train(
+    family: StableDiffusion15,
+    algorithm: Algorithm,
+    reward: Reward,
+    prompts: Sequence[str],
+    config: TrainConfig,
+    sample: SampleConfig,
+    *,
+    folder: Path,
+    place: tuple[object, ...],
+    start_from: Path | None = None,
+    on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, metrics: None,
+) -> None:
+    """Train the LoRA for `config.epochs` epochs, or go on from `folder/state.pt`; ends with the LoRA in `folder`.
+
+    Args:
+        place: names the run's randomness, as (seed, round).
+        start_from: folder of the LoRA to go on from (the last round's); None starts at the reference.
+        on_epoch: told the number of finished epochs and the last one's metrics.
+
+    Raises:
+        TrainingError: the policy ratio is not 1 on the first pass over fresh samples, or a loss is not finite.
+    """
+    run = _Run.start(family, config, sample, folder, place, start_from)
+    for epoch in range(run.epoch, config.epochs):
+        started = time.monotonic()
+        chosen = _choose(prompts, config.prompts_per_epoch, place, epoch)
+        trajectory = collect(family, chosen, config.images_per_prompt, sample, (*place, epoch))
+        collected = time.monotonic()
+        scores = reward(trajectory.images, trajectory.prompts).reshape(len(chosen), config.images_per_prompt)
+        if not torch.isfinite(scores).all():
+            raise TrainingError("The reward gave a score that is not finite.", hint="Fit the reward model again.")
+        scored = time.monotonic()
+        metrics = update(run, algorithm, trajectory, scores, config, sample, (*place, epoch))
+        metrics |= {
+            "reward_mean": float(scores.mean()),
+            "reward_std": float(scores.std()),
+            "reward_std_within_prompt": float(scores.std(dim=1).mean()),
+            "seconds_collect": collected - started,
+            "seconds_score": scored - collected,
+            "seconds_update": time.monotonic() - scored,
+        }
+        run.save(epoch + 1)
+        on_epoch(epoch + 1, metrics)
+    family.save_lora(folder)
+
+
+def update(
+    run: "_Run",
+    algorithm: Algorithm,
+    trajectory: Trajectory,
+    scores: Float[Tensor, "groups members"],
+    config: TrainConfig,
+    sample: SampleConfig,
+    place: tuple[object, ...],
+) -> dict[str, float]:
+    """Learn from one epoch's images: every (image, step) is one transition, all weighted alike. Returns metrics."""
+    transitions = _Transitions.of(run, algorithm, trajectory, scores, config, sample)
+    order = torch.randperm(len(transitions.advantages), generator=generator(*place, "order"))
+    totals = _Totals()
+    for rows in order.chunk(config.updates_per_epoch):
+        run.optimizer.zero_grad()
+        for part in rows.split(config.batch_size):
+            share = len(part) / len(rows)
+            log_prob, kl = transitions.evaluate(run.family, part, sample)
+            loss = algorithm.loss(
+                log_prob, transitions.log_probs[part], transitions.advantages[part], kl, transitions.weights[part]
+            )
+            (loss * share).backward()
+            totals.add(log_prob.detach() - transitions.log_probs[part], kl.detach(), loss.item())
+            if totals.updates == 0:
+                totals.check_ratio()
+        totals.grad_norm = float(torch.nn.utils.clip_grad_norm_(run.parameters, config.max_grad_norm))
+        if not math.isfinite(totals.grad_norm):
+            raise TrainingError("The gradient is not finite.", hint="Lower train.learning_rate, or use float32.")
+        run.optimizer.step()
+        totals.updates += 1
+    metrics = totals.means()
+    if run.value is not None:
+        metrics["value_loss"] = _fit_value(run, transitions)
+    return metrics
+
+
+@dataclass(slots=True)
+class _Transitions:
+    """One epoch's transitions, flattened to (image x step), and what does not change while they are learned from."""
+
+    text: Tensor
+    x_t: Tensor
+    x_prev: Tensor
+    timesteps: Tensor
+    alpha_bar: Tensor
+    alpha_bar_prev: Tensor
+    step: Tensor
+    log_probs: Tensor
+    relative: Tensor
+    """Advantages within the group alone: what the value function learns to expect."""
+    advantages: Tensor
+    weights: Tensor
+    reference_eps: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        run: "_Run",
+        algorithm: Algorithm,
+        trajectory: Trajectory,
+        scores: Float[Tensor, "groups members"],
+        config: TrainConfig,
+        sample: SampleConfig,
+    ) -> "_Transitions":
+        device, window = run.family.device, trajectory.log_probs.shape[1]
+        images = len(trajectory.prompts)
+        step = torch.arange(window, device=device).repeat(images)
+        x_t = trajectory.states[:, :-1].flatten(0, 1)
+        text = run.family.encode(trajectory.prompts).repeat_interleave(window, dim=0)
+        relative = algorithm.advantages(scores.float()).flatten().to(device).repeat_interleave(window)
+        advantages = relative
+        if run.value is not None and run.epoch_of_value > 0:
+            with torch.no_grad():
+                expected = run.value(x_t, text, step).reshape(*scores.shape, window)
+            # The group's mean is subtracted already, so only what V adds to it counts.
+            advantages = relative - (expected - expected.mean(dim=1, keepdim=True)).flatten()
+        before, after = trajectory.alpha_bar.to(device), trajectory.alpha_bar_prev.to(device)
+        weights = torch.ones(window, device=device)
+        if config.level_steps:
+            sigma = sample.eta * ((1 - after) / (1 - before)).sqrt() * (1 - before / after).sqrt()
+            weights = sigma / eps_coefficient(before, after, eta=sample.eta).abs()
+            weights = weights / weights.mean()
+        self = cls(
+            text=text,
+            x_t=x_t,
+            x_prev=trajectory.states[:, 1:].flatten(0, 1),
+            timesteps=trajectory.timesteps.to(device).repeat(images),
+            alpha_bar=before.repeat(images),
+            alpha_bar_prev=after.repeat(images),
+            step=step,
+            log_probs=trajectory.log_probs.flatten(),
+            relative=relative,
+            advantages=advantages,
+            weights=weights.repeat(images),
+            reference_eps=torch.empty(0),
+        )
+        self.reference_eps = self._reference_noise(run.family, config.batch_size, sample)
+        return self
+
+    @torch.no_grad()
+    def _reference_noise(self, family: StableDiffusion15, batch_size: int, sample: SampleConfig) -> Tensor:
+        """The reference's noise, once per transition: it does not change while the policy learns."""
+        with family.reference():
+            return torch.cat(
+                [
+                    family.predict_noise(x, t, text, guidance=sample.guidance)
+                    for x, t, text in zip(
+                        self.x_t.split(batch_size),
+                        self.timesteps.split(batch_size),
+                        self.text.split(batch_size),
+                        strict=True,
+                    )
+                ]
+            )
+
+    def evaluate(self, family: StableDiffusion15, rows: Tensor, sample: SampleConfig) -> tuple[Tensor, Tensor]:
+        """Log-probability of the stored steps under the present policy, and its one-step KL to the reference."""
+        x_t, before, after = self.x_t[rows], self.alpha_bar[rows], self.alpha_bar_prev[rows]
+        eps = family.predict_noise(x_t, self.timesteps[rows], self.text[rows], guidance=sample.guidance)
+        mean, std = ddim_mean_std(x_t, eps, before, after, eta=sample.eta)
+        reference_mean, _ = ddim_mean_std(x_t, self.reference_eps[rows], before, after, eta=sample.eta)
+        return gaussian_log_prob(self.x_prev[rows], mean, std), gaussian_kl(mean, reference_mean, std)
+
+
+@dataclass(slots=True)
+class _Totals:
+    """Running sums over the passes of one epoch."""
+
+    count: int = 0
+    updates: int = 0
+    loss: float = 0.0
+    kl: float = 0.0
+    approx_kl: float = 0.0
+    grad_norm: float = 0.0
+    """Of the last update, before it was cut down."""
+    first_pass_error: float = 0.0
+    batches: int = 0
+
+    def add(self, log_ratio: Tensor, kl: Tensor, loss: float) -> None:
+        self.count += len(log_ratio)
+        self.batches += 1
+        self.loss += loss
+        self.kl += float(kl.sum())
+        self.approx_kl += 0.5 * float(log_ratio.square().sum())
+        if self.updates == 0:
+            error = float(log_ratio.abs().max())
+            self.first_pass_error = error if math.isnan(error) else max(self.first_pass_error, error)
+
+    def check_ratio(self) -> None:
+        """The policy has not moved yet, so every ratio must be 1 (measured before any clamp)."""
+        if not self.first_pass_error <= RATIO_TOLERANCE:
+            raise TrainingError(
+                f"The policy ratio is not 1 on fresh samples: |log ratio| reaches {self.first_pass_error:.2g} nats "
+                f"(allowed: {RATIO_TOLERANCE:g}).",
+                hint="Collect and train in the same precision; float32 is exact.",
+            )
+
+    def means(self) -> dict[str, float]:
+        return {
+            "loss": self.loss / self.batches,
+            "kl_per_step": self.kl / self.count,
+            "approx_kl": self.approx_kl / self.count,
+            "grad_norm": self.grad_norm,
+            "first_pass_log_ratio": self.first_pass_error,
+        }
+
+
+@dataclass(slots=True)
+class _Run:
+    """Everything that changes from epoch to epoch; what `state.pt` holds."""
+
+    family: StableDiffusion15
+    parameters: list[torch.nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    value: ValueNetwork | None
+    value_optimizer: torch.optim.Optimizer | None
+    path: Path
+    place: tuple[object, ...]
+    epoch: int = 0
+    epoch_of_value: int = 0
+
+    @classmethod
+    def start(
+        cls,
+        family: StableDiffusion15,
+        config: TrainConfig,
+        sample: SampleConfig,
+        folder: Path,
+        place: tuple[object, ...],
+        start_from: Path | None,
+    ) -> "_Run":
+        family.drop_lora()
+        if start_from is not None:
+            parameters = family.load_lora(start_from)
+        else:
+            seed = derive_seed(*place, "lora") % 2**31
+            parameters = family.add_lora(rank=config.lora_rank, targets=config.lora_targets, seed=seed)
+        optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0, betas=(0.9, 0.95))
+        value, value_optimizer = None, None
+        if config.value_function:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(derive_seed(*place, "value") % 2**31)
+                width = family.encode([""]).shape[-1]
+                value = ValueNetwork(math.prod(family.latent_shape), width, sample.window).to(family.device)
+            value_optimizer = torch.optim.AdamW(value.parameters(), lr=1e-3)
+        folder.mkdir(parents=True, exist_ok=True)
+        run = cls(family, parameters, optimizer, value, value_optimizer, folder / "state.pt", place)
+        if run.path.exists():
+            run._restore()
+        elif start_from is not None and (start_from / run.path.name).exists():
+            last = torch.load(start_from / run.path.name, weights_only=True, map_location=family.device)
+            run.optimizer.load_state_dict(last["optimizer"])  # Adam's moments carry over
+            for group in run.optimizer.param_groups:
+                group["lr"] = config.learning_rate
+        return run
+
+    def save(self, epoch: int) -> None:
+        """Write the state so that a kill leaves either the old one or the new one."""
+        self.epoch = epoch
+        state: dict[str, Any] = {
+            "epoch": epoch,
+            "epoch_of_value": self.epoch_of_value,
+            "lora": [parameter.detach().cpu() for parameter in self.parameters],
+            "optimizer": self.optimizer.state_dict(),
+        }
+        if self.value is not None and self.value_optimizer is not None:
+            state |= {"value": self.value.state_dict(), "value_optimizer": self.value_optimizer.state_dict()}
+        temporary = self.path.with_suffix(".tmp")
+        torch.save(state, temporary)
+        temporary.replace(self.path)
+
+    def _restore(self) -> None:
+        state = torch.load(self.path, weights_only=True, map_location=self.family.device)
+        for parameter, saved in zip(self.parameters, state["lora"], strict=True):
+            parameter.data.copy_(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.value is not None and self.value_optimizer is not None:
+            self.value.load_state_dict(state["value"])
+            self.value_optimizer.load_state_dict(state["value_optimizer"])
+        self.epoch, self.epoch_of_value = state["epoch"], state["epoch_of_value"]
+        logger.info("resumed after epoch %d", self.epoch)
+
+
+def _choose(prompts: Sequence[str], count: int, place: tuple[object, ...], epoch: int) -> list[str]:
+    """The epoch's prompts: passes through shuffles of the whole list, so that each is visited equally often."""
+    chosen = []
+    for i in range(epoch * count, (epoch + 1) * count):
+        lap, index = divmod(i, len(prompts))
+        order = torch.randperm(len(prompts), generator=generator(*place, "prompts", lap))
+        chosen.append(prompts[int(order[index])])
+    return chosen
+
+
+def _fit_value(run: _Run, transitions: _Transitions) -> float:
+    """Five passes of regression on the advantages within the group; returns the last loss."""
+    assert run.value is not None
+    assert run.value_optimizer is not None
+    loss = torch.zeros(())
+    for _ in range(5):
+        loss = F.mse_loss(run.value(transitions.x_t, transitions.text, transitions.step), transitions.relative)
+        run.value_optimizer.zero_grad()
+        loss.backward()
+        run.value_optimizer.step()
+    run.epoch_of_value += 1
+    return loss.item()

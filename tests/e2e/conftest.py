@@ -1,0 +1,132 @@
+"""A real hub and a real Chromium: what the browser tests drive."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Picture
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from apps.server import RunningServer, build_server, serve
+from data.records import Image, Prompt, Rating, Task
+from data.store import Store
+from data.workspace import Workspace
+from data.world.scenes import Scene, place, render
+from hitl.core.live import Live
+
+CHROMIUM = "/usr/bin/chromium"
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+SCENES = [
+    ("a red circle and a blue square", [("red", "circle"), ("blue", "square")]),
+    ("three yellow stars", [("yellow", "star")] * 3),
+    ("a green heart", [("green", "heart")]),
+    ("a purple triangle above a pink cross", [("purple", "triangle"), ("pink", "cross")]),
+]
+
+expect.set_options(timeout=30_000)  # a busy machine is slow, not wrong
+
+
+@dataclass
+class Hub:
+    """A running rating app over a store that tests may look into."""
+
+    store: Store
+    workspace: Workspace
+    live: Live
+    server: RunningServer
+    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+
+    def add_round(self, number: int, tasks: int, *, overlap: int = 1) -> None:
+        """A round of drawn pairs, as the draw stage would leave it."""
+        self.store.start_round(number, "sha")
+        made = []
+        for index in range(tasks):
+            text, kinds = SCENES[index % len(SCENES)]
+            prompt = Prompt.of(text)
+            self.store.add_prompts([prompt])
+            ids = [self.workspace.add_image(self._draw(kinds)) for _ in range(2)]
+            self.store.add_images(
+                Image(image_id=image_id, prompt_id=prompt.prompt_id, round=number, width=64, height=64)
+                for image_id in ids
+            )
+            made.append(
+                Task(
+                    task_id=f"r{number}-{index:03d}",
+                    round=number,
+                    kind="pairwise",
+                    prompt_id=prompt.prompt_id,
+                    image_ids=(ids[0], ids[1]),
+                    overlap=overlap,
+                )
+            )
+        self.store.add_tasks(made)
+
+    def standing(self) -> list[Rating]:
+        """Answers and skips that were not taken back, in order of arrival."""
+        rows = self.store.ratings()
+        voided = {row.voids for row in rows}
+        return [row for row in rows if row.payload and row.rating_id not in voided]
+
+    def choices(self) -> list[str]:
+        return [row.payload["choice"] for row in self.standing()]
+
+    def _draw(self, kinds: list[tuple[str, str]]) -> bytes:
+        background = str(self.rng.choice(["white", "silver", "slate", "black"]))
+        file = io.BytesIO()
+        Picture.fromarray(render(Scene(background, place(kinds, self.rng)))).save(file, "PNG")
+        return file.getvalue()
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    """Empty, and waiting for people: a test adds its rounds."""
+    workspace, live = Workspace(tmp_path / "workspace"), Live()
+    with Store.open(workspace, create=True) as store:
+        live.enter("rate", "Waiting for ratings", round=1, rounds=5)
+        server = serve(
+            build_server(store, workspace, live, token="the-token", secret=str(tmp_path), lease_s=300), "127.0.0.1", 0
+        )
+        yield Hub(store, workspace, live, server)
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    if not Path(CHROMIUM).exists():
+        pytest.skip(f"needs Chromium at {CHROMIUM}")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """A person's browser, at a laptop's size."""
+    person = browser.new_context(viewport={"width": 1366, "height": 768})
+    yield person
+    person.close()
+
+
+def open_page(context: BrowserContext, hub: Hub, name: str) -> Page:
+    """The rating page, signed in as `name`."""
+    page = context.new_page()
+    page.goto(hub.server.url)
+    expect(page.get_by_role("button", name="Start rating")).to_be_visible()
+    page.get_by_label("Your name").fill(name)
+    page.keyboard.press("Enter")
+    return page
+
+
+def when_ready(page: Page) -> None:
+    """Wait until a choice counts for the pictures on the screen."""
+    expect(page.locator('.hitl-screen[data-ready="yes"]')).to_have_count(1)

@@ -1,0 +1,301 @@
+"""The rating screen as people use it: keys, mouse, refresh, undo, a dead network, two raters at once."""
+
+import time
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, Request, expect
+
+from .conftest import Hub, open_page, when_ready
+
+pytestmark = pytest.mark.e2e
+
+
+def wait_for(claim: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    """What the store holds follows the screen within a moment."""
+    end = time.monotonic() + timeout_s
+    while not claim():
+        assert time.monotonic() < end, "The store did not follow the screen."
+        time.sleep(0.02)
+
+
+def press_slowly(page: Page, key: str) -> None:
+    when_ready(page)
+    before = page.locator("[data-task]").first.get_attribute("data-task")
+    page.keyboard.press(key)
+    expect(page.locator(f'[data-task="{before}"]')).to_have_count(0)
+
+
+def test_every_key_means_what_its_cap_says(hub: Hub, context: BrowserContext) -> None:
+    keys = {
+        "ArrowLeft": "left", "1": "left", "a": "left", "ArrowRight": "right", "2": "right", "D": "right",
+        "ArrowDown": "tie", "0": "tie", "t": "tie", "ArrowUp": "both_bad", "b": "both_bad", "s": "skip",
+    }  # fmt: skip
+    hub.add_round(1, len(keys) + 1)
+    page = open_page(context, hub, "Anna")
+    for key in keys:
+        press_slowly(page, key)
+    wait_for(lambda: len(hub.standing()) == len(keys))
+    assert hub.choices() == list(keys.values())
+    skips = list(keys.values()).count("skip")
+    expect(page.locator("[data-progress]")).to_contain_text(f"{len(keys) - skips}/")
+
+
+def test_the_side_on_the_screen_is_the_side_in_the_store(hub: Hub, context: BrowserContext) -> None:
+    hub.add_round(1, 9)
+    page = open_page(context, hub, "Anna")
+    shown: list[tuple[str, ...]] = []
+    for _ in range(8):
+        when_ready(page)
+        sources = page.locator(".card img").evaluate_all("found => found.map((image) => image.src)")
+        shown.append(tuple(source.rsplit("/", 1)[1] for source in sources))
+        press_slowly(page, "ArrowLeft")
+    wait_for(lambda: len(hub.standing()) == 8)
+    assert [rating.image_ids for rating in hub.standing()] == shown
+    winners = [found.image_a if found.outcome == "a" else found.image_b for found in hub.store.comparisons(1)]
+    assert sorted(winners) == sorted(left for left, _ in shown)
+    assert {found.left for found in hub.store.comparisons(1)} == {"a", "b"}  # 1 in 128 would be one-sided
+
+
+@pytest.mark.parametrize("gap_ms", [10, 30])
+def test_twenty_keys_in_a_row_are_twenty_ratings(hub: Hub, context: BrowserContext, gap_ms: int) -> None:
+    """Faster than anyone can look: none may vanish and none may count twice, in the order in which they came."""
+    hub.add_round(1, 25)
+    page = open_page(context, hub, "Anna")
+    when_ready(page)
+    pressed = ["ArrowLeft", "ArrowRight", "ArrowDown", "ArrowUp"] * 5
+    page.evaluate(
+        """([keys, gap]) => new Promise((done) => keys.forEach((key, i) => setTimeout(() => {
+            document.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }));
+            if (i === keys.length - 1) done();
+        }, i * gap)))""",
+        [pressed, gap_ms],
+    )
+    expect(page.locator("[data-waiting-keys]")).to_contain_text("wait")
+    wait_for(lambda: len(hub.store.ratings()) == 20)
+    expect(page.locator("[data-waiting-keys]")).to_be_hidden()
+    when_ready(page)
+    assert len(hub.store.ratings()) == 20
+    assert hub.choices() == ["left", "right", "tie", "both_bad"] * 5
+    assert len({rating.task_id for rating in hub.standing()}) == 20
+
+
+def test_a_key_held_down_is_one_rating(hub: Hub, context: BrowserContext) -> None:
+    hub.add_round(1, 6)
+    page = open_page(context, hub, "Anna")
+    when_ready(page)
+    for _ in range(10):
+        page.keyboard.down("ArrowLeft")  # the second and later ones are auto-repeats
+    page.keyboard.up("ArrowLeft")
+    when_ready(page)
+    page.wait_for_timeout(500)
+    assert hub.choices() == ["left"]
+
+
+def test_undo_takes_back_and_the_new_answer_counts(hub: Hub, context: BrowserContext) -> None:
+    hub.add_round(1, 6)
+    page = open_page(context, hub, "Anna")
+    for key in ("ArrowLeft", "ArrowLeft", "ArrowLeft"):
+        press_slowly(page, key)
+    when_ready(page)
+    for _ in range(2):
+        press_slowly(page, "u")
+    for key in ("ArrowRight", "t"):
+        press_slowly(page, key)
+    wait_for(lambda: len(hub.store.ratings()) == 7)
+    by_task = {rating.task_id: rating.payload["choice"] for rating in hub.standing()}
+    assert by_task == {"r1-000": "left", "r1-001": "right", "r1-002": "tie"}
+
+
+def test_undo_still_works_after_a_refresh(hub: Hub, context: BrowserContext) -> None:
+    hub.add_round(1, 4)
+    page = open_page(context, hub, "Anna")
+    press_slowly(page, "ArrowLeft")
+    page.reload()
+    press_slowly(page, "z")
+    press_slowly(page, "ArrowRight")
+    wait_for(lambda: hub.choices() == ["right"])
+
+
+def test_a_refresh_in_the_middle_loses_nothing_and_shows_the_same_pair(hub: Hub, context: BrowserContext) -> None:
+    hub.add_round(1, 8)
+    page = open_page(context, hub, "Anna")
+    press_slowly(page, "ArrowLeft")
+    when_ready(page)
+    page.keyboard.press("ArrowRight")
+    page.reload()  # while the second rating is on its way
+    when_ready(page)
+    wait_for(lambda: len(hub.standing()) == 2)
+    task = page.locator("[data-task]").first.get_attribute("data-task")
+    page.reload()
+    when_ready(page)
+    assert page.locator("[data-task]").first.get_attribute("data-task") == task
+    assert sorted(rating.task_id for rating in hub.standing()) == ["r1-000", "r1-001"]
+
+
+def test_ratings_outlast_a_dead_network_and_a_closed_page(hub: Hub, context: BrowserContext) -> None:
+    hub.add_round(1, 8)
+    page = open_page(context, hub, "Anna")
+    when_ready(page)
+    expect(page.locator(".card img")).to_have_count(2)
+    page.wait_for_timeout(1500)  # the next three are decoded by now
+    context.set_offline(True)
+    for key in ("ArrowLeft", "ArrowRight", "t"):
+        press_slowly(page, key)
+    expect(page.locator("[data-banner]")).to_contain_text("kept here")
+    assert hub.standing() == []
+    page.close()
+    context.set_offline(False)
+    page = context.new_page()
+    page.goto(hub.server.url)
+    wait_for(lambda: len(hub.standing()) == 3)
+    assert hub.choices() == ["left", "right", "tie"]
+    when_ready(page)
+    assert page.locator("[data-task]").first.get_attribute("data-task") == "r1-003"
+
+
+def test_two_raters_at_once_share_the_round_without_overlap(hub: Hub, browser: Browser) -> None:
+    hub.add_round(1, 20)
+    contexts = [browser.new_context() for _ in range(2)]
+    pages = [open_page(context, hub, name) for context, name in zip(contexts, ("Anna", "Bo"), strict=True)]
+    try:
+        end = time.monotonic() + 90
+        while hub.store.progress(1).done < 20:
+            assert time.monotonic() < end, "The round did not get done."
+            for page, key in zip(pages, ("ArrowLeft", "ArrowRight"), strict=True):
+                if page.locator('.hitl-screen[data-ready="yes"]').count():
+                    page.keyboard.press(key)
+            time.sleep(0.02)
+        for page in pages:
+            expect(page.get_by_role("heading", name="You have rated everything there is for now.")).to_be_visible()
+        standing = hub.standing()
+        assert sorted(rating.task_id for rating in standing) == [f"r1-{i:03d}" for i in range(20)]
+        names = {rater.rater_id: rater.name for rater in hub.store.raters()}
+        choices = {(names[rating.rater_id], rating.payload["choice"]) for rating in standing}
+        assert choices == {("Anna", "left"), ("Bo", "right")}
+    finally:
+        for context in contexts:
+            context.close()
+
+
+def test_between_rounds_the_page_tells_and_goes_on_by_itself(hub: Hub, context: BrowserContext) -> None:
+    hub.add_round(1, 1)
+    page = open_page(context, hub, "Anna")
+    when_ready(page)
+    page.keyboard.press("ArrowLeft")
+    expect(page.get_by_role("heading", name="You have rated everything there is for now.")).to_be_visible()
+    hub.live.enter("train", "Training", round=1, rounds=5, total=40)
+    hub.live.advance(10)
+    expect(page.get_by_role("heading", name="The machine is training …")).to_be_visible()
+    expect(page.locator("[data-meter]")).to_have_attribute("aria-valuenow", "25")
+    expect(page.locator("[data-figures]")).to_contain_text("Round 1 of 5 · 25 %")
+    hub.live.advance(30)
+    expect(page.locator("[data-meter]")).to_have_attribute("aria-valuenow", "75")
+    hub.add_round(2, 3)
+    hub.live.enter("rate", "Waiting for ratings", round=2)
+    when_ready(page)
+    press_slowly(page, "ArrowRight")
+    press_slowly(page, "t")
+    when_ready(page)
+    page.keyboard.press("b")
+    wait_for(lambda: hub.choices() == ["left", "right", "tie", "both_bad"])
+    hub.live.enter("finished", "Done", round=2)
+    expect(page.get_by_role("heading", name="All rounds are done. Thank you!")).to_be_visible()
+
+
+def test_a_second_tab_of_one_rater_counts_no_task_twice(hub: Hub, context: BrowserContext) -> None:
+    hub.add_round(1, 6)
+    first = open_page(context, hub, "Anna")
+    when_ready(first)
+    second = context.new_page()
+    second.goto(hub.server.url)
+    when_ready(second)
+    when_ready(first)
+    for page in (first, second, first, second, first, second):
+        when_ready(page)
+        page.keyboard.press("ArrowLeft")
+        page.wait_for_timeout(500)
+    wait_for(lambda: len(hub.standing()) == 6)
+    assert len({rating.task_id for rating in hub.standing()}) == 6
+
+
+def test_mouse_zoom_and_help(hub: Hub, context: BrowserContext) -> None:
+    hub.add_round(1, 5)
+    page = open_page(context, hub, "Anna")
+    when_ready(page)
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("ArrowLeft")  # while the help is open this rates nothing
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    small = page.locator(".card").first.bounding_box()
+    page.keyboard.press(" ")
+    large = page.locator(".card").first.bounding_box()
+    assert small is not None
+    assert large is not None
+    assert large["width"] > 1.2 * small["width"]
+    page.keyboard.press(" ")
+    page.locator(".card").nth(1).click()
+    when_ready(page)
+    page.keyboard.press(" ")  # the click left no focus behind that Space could press again
+    page.keyboard.press(" ")
+    page.get_by_role("button", name="Both bad").click()
+    wait_for(lambda: hub.choices() == ["right", "both_bad"])
+
+
+@pytest.mark.parametrize(("width", "height"), [(1366, 768), (390, 844)])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_one_screen_without_scrolling_and_only_our_own_server(
+    hub: Hub, browser: Browser, width: int, height: int, scheme: str
+) -> None:
+    hub.add_round(1, 3)
+    dark = scheme == "dark"
+    context = browser.new_context(
+        viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light", device_scale_factor=2
+    )
+    asked: list[str] = []
+    broken: list[str] = []
+
+    def note(request: Request) -> None:
+        asked.append(request.url)
+
+    context.on("request", note)
+    context.on("weberror", lambda error: broken.append(str(error.error)))
+    page = open_page(context, hub, "Anna")
+    when_ready(page)
+    overflow = page.evaluate(
+        """() => {
+            const root = document.querySelector('.hitl-screen'), page = document.documentElement;
+            return [root.scrollHeight - root.clientHeight, root.scrollWidth - root.clientWidth,
+                    page.scrollHeight - innerHeight, page.scrollWidth - innerWidth];
+        }"""
+    )
+    assert max(overflow) <= 0
+    boxes = [page.locator(".card").nth(side).bounding_box() for side in (0, 1)]
+    assert boxes[0] is not None
+    assert boxes[1] is not None
+    assert boxes[0]["width"] == boxes[1]["width"] == boxes[0]["height"] == boxes[1]["height"]
+    rendering = page.locator(".card img").first.evaluate("image => getComputedStyle(image).imageRendering")
+    assert rendering == "pixelated"
+    paper = page.locator(".hitl-screen").evaluate("screen => getComputedStyle(screen).backgroundColor")
+    assert (sum(int(part) for part in paper[4:-1].split(",")) < 300) == dark
+    assert [url for url in asked if not url.startswith((hub.server.url, "data:", "blob:"))] == []
+    assert broken == []
+    context.close()
+
+
+def test_the_board_shows_the_researcher_how_it_goes(hub: Hub, context: BrowserContext) -> None:
+    hub.add_round(1, 4)
+    hub.store.add_metrics(1, "train", [{"step": step, "name": "reward", "value": step / 10} for step in range(5)])
+    page = open_page(context, hub, "Anna")
+    for key in ("ArrowLeft", "ArrowRight", "t"):
+        press_slowly(page, key)
+    wait_for(lambda: len(hub.standing()) == 3)
+    page.goto(f"{hub.server.url}/board")
+    expect(page.get_by_text("This page is for the researcher.")).to_be_visible()
+    page.goto(f"{hub.server.url}/board?key=the-token")
+    expect(page.locator("#board-now")).to_contain_text("3/4")
+    expect(page.locator("#board-raters")).to_contain_text("Anna")
+    expect(page.locator("#board-metric canvas, #board-metric svg").first).to_be_visible()
+    hub.live.enter("train", "Training, update 2 of 8", total=8)
+    expect(page.locator("#board-now")).to_contain_text("Training, update 2 of 8")  # by its timer, without a reload

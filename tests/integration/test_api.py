@@ -1,0 +1,321 @@
+"""The API over a real socket: joining, rating, undoing, pictures, and what is refused to whom."""
+
+import hashlib
+import io
+import json
+import os
+import socket
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from itsdangerous import TimestampSigner
+from PIL import Image as Picture
+
+from apps.server import RunningServer, build_server, serve
+from data.records import Image, Prompt, Task
+from data.store import Store
+from data.workspace import Workspace
+from data.world.scenes import Scene, place, render
+from hitl.core.errors import ConfigError
+from hitl.core.live import Live
+
+TOKEN = "the-token"
+SECRET = "the-secret"
+
+
+def png_of(kinds: list[tuple[str, str]], rng: np.random.Generator) -> bytes:
+    file = io.BytesIO()
+    Picture.fromarray(render(Scene("white", place(kinds, rng)))).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningServer, Store, Workspace, Live]]:
+    """One server for the module, for Gradio takes seconds to import. Tests only add raters and ratings."""
+    workspace, live = Workspace(tmp_path_factory.mktemp("workspace")), Live()
+    rng = np.random.default_rng(0)
+    with Store.open(workspace, create=True) as store:
+        prompt = Prompt.of("a green heart")
+        store.add_prompts([prompt])
+        store.start_round(1, "sha")
+        tasks = []
+        for number in range(60):
+            ids = [workspace.add_image(png_of([("green", "heart")], rng)) for _ in range(2)]
+            store.add_images(
+                Image(image_id=image_id, prompt_id=prompt.prompt_id, round=1, width=64, height=64) for image_id in ids
+            )
+            tasks.append(
+                Task(
+                    task_id=f"t{number:02d}",
+                    round=1,
+                    kind="pairwise",
+                    prompt_id=prompt.prompt_id,
+                    image_ids=(ids[0], ids[1]),
+                )
+            )
+        store.add_tasks(tasks)
+        live.enter("rate", "Waiting for ratings", round=1, rounds=5)
+        server = serve(build_server(store, workspace, live, token=TOKEN, secret=SECRET, lease_s=300), "127.0.0.1", 0)
+        yield server, store, workspace, live
+        server.stop()
+
+
+@pytest.fixture
+def server(hub: tuple[RunningServer, Store, Workspace, Live]) -> RunningServer:
+    return hub[0]
+
+
+@pytest.fixture
+def store(hub: tuple[RunningServer, Store, Workspace, Live]) -> Store:
+    return hub[1]
+
+
+@pytest.fixture
+def workspace(hub: tuple[RunningServer, Store, Workspace, Live]) -> Workspace:
+    return hub[2]
+
+
+@pytest.fixture
+def stranger(server: RunningServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, trust_env=False, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+def rater(server: RunningServer) -> Iterator[httpx.Client]:
+    """A signed-in rater of a new name; gives back what it did not rate."""
+    with httpx.Client(base_url=server.url, trust_env=False, timeout=30) as client:
+        client.post("/api/join", json={"name": f"rater {uuid.uuid4().hex[:8]}"}).raise_for_status()
+        yield client
+        held = client.get("/api/tasks", params={"limit": 10}).json()["tasks"]
+        client.post("/api/release", json={"task_ids": [task["task_id"] for task in held]})
+
+
+def answer(task: dict[str, Any], choice: str = "left", **changes: Any) -> dict[str, Any]:
+    return {
+        "rating_id": str(uuid.uuid4()),
+        "task_id": task["task_id"],
+        "kind": task["kind"],
+        "payload": {"choice": choice},
+        "image_ids": task["image_ids"],
+        "dwell_ms": 700,
+        "client_time": datetime.now(UTC).isoformat(),
+        **changes,
+    }
+
+
+def is_plain(response: httpx.Response) -> bool:
+    """Whether a refusal is JSON with a sentence for a person, and no trace of the code behind it."""
+    told = response.json()["error"]
+    return told.endswith(".") and "Traceback" not in response.text
+
+
+def test_a_rating_is_in_the_journal_when_it_is_acknowledged(rater: httpx.Client, workspace: Workspace) -> None:
+    task = rater.get("/api/tasks", params={"limit": 1}).json()["tasks"][0]
+    sent = answer(task, "right")
+    reply = rater.post("/api/ratings", json=sent)
+    assert reply.json() == {"rating_id": sent["rating_id"], "stored": True}
+    last = json.loads(workspace.journal_path.read_text().splitlines()[-1])
+    assert last["data"]["rating_id"] == sent["rating_id"]
+    assert last["data"]["image_ids"] == task["image_ids"]
+    assert rater.post("/api/ratings", json=sent).json()["stored"] is False
+
+
+def test_an_undo_through_the_api_makes_the_task_come_back_first(rater: httpx.Client) -> None:
+    task = rater.get("/api/tasks", params={"limit": 1}).json()["tasks"][0]
+    sent = answer(task)
+    rater.post("/api/ratings", json=sent).raise_for_status()
+    undo = {"rating_id": str(uuid.uuid4()), "voids": sent["rating_id"]}
+    assert rater.post("/api/undo", json=undo).json()["stored"] is True
+    assert rater.get("/api/tasks", params={"limit": 1}).json()["tasks"][0]["task_id"] == task["task_id"]
+
+
+def test_a_picture_comes_by_its_hash_and_may_be_kept_for_ever(rater: httpx.Client) -> None:
+    task = rater.get("/api/tasks", params={"limit": 1}).json()["tasks"][0]
+    for image_id, path in zip(task["image_ids"], task["images"], strict=True):
+        reply = rater.get(f"/{path}")
+        assert hashlib.sha256(reply.content).hexdigest() == image_id
+        assert "immutable" in reply.headers["cache-control"]
+        assert "private" in reply.headers["cache-control"]
+        assert reply.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/api/me"),
+        ("GET", "/api/tasks"),
+        ("POST", "/api/ratings"),
+        ("POST", "/api/undo"),
+        ("POST", "/api/release"),
+        ("GET", f"/image/{'0' * 64}"),
+    ],
+)
+def test_without_a_session_there_is_nothing(stranger: httpx.Client, method: str, path: str) -> None:
+    reply = stranger.request(method, path, json={} if method == "POST" else None)
+    assert reply.status_code == 401
+    assert is_plain(reply)
+
+
+def test_a_forged_session_is_no_session(stranger: httpx.Client, rater: httpx.Client) -> None:
+    (name,) = [cookie for cookie in rater.cookies if cookie.startswith("hitl_")]
+    assert rater.get("/api/me").status_code == 200
+    payload = rater.cookies[name].rsplit(".", 2)[0]
+    forged = TimestampSigner("another secret").sign(payload).decode()
+    assert stranger.get("/api/me", headers={"Cookie": f"{name}={forged}"}).status_code == 401
+
+
+def test_the_session_cookie_is_out_of_reach_of_scripts_and_other_sites(stranger: httpx.Client) -> None:
+    header = stranger.post("/api/join", json={"name": "Cookie"}).headers["set-cookie"].lower()
+    assert "httponly" in header
+    assert "samesite=lax" in header
+
+
+@pytest.mark.parametrize("name", ["..%2f..%2fstore.duckdb", "a" * 63, "A" * 64, "0" * 64, "%00"])
+def test_the_image_route_serves_images_only(rater: httpx.Client, name: str) -> None:
+    reply = rater.get(f"/image/{name}")
+    assert reply.status_code == 404
+    assert is_plain(reply)
+
+
+def test_a_link_in_place_of_an_image_is_not_followed(rater: httpx.Client, workspace: Workspace) -> None:
+    path = workspace.image_path("f" * 64)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.symlink(workspace.journal_path, path)
+    assert rater.get(f"/image/{'f' * 64}").status_code == 404
+
+
+def test_a_page_of_another_site_cannot_rate(rater: httpx.Client, server: RunningServer, store: Store) -> None:
+    task = rater.get("/api/tasks", params={"limit": 1}).json()["tasks"][0]
+    before = len(store.ratings())
+    for origin in ("https://evil.example", "null", "http://127.0.0.1:1"):
+        reply = rater.post("/api/ratings", json=answer(task), headers={"Origin": origin})
+        assert reply.status_code == 403
+        assert is_plain(reply)
+    assert len(store.ratings()) == before
+    assert rater.post("/api/ratings", json=answer(task), headers={"Origin": server.url}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"payload": {"choice": "best"}}, 400),
+        ({"task_id": "nowhere"}, 400),
+        ({"rating_id": "1"}, 400),
+        ({"rater_id": "somebody else"}, 409),
+        ({"dwell_ms": "long"}, 422),
+        ({"payload": "left"}, 422),
+    ],
+)
+def test_odd_ratings_are_refused_in_words(rater: httpx.Client, changes: dict[str, Any], status: int) -> None:
+    task = rater.get("/api/tasks", params={"limit": 1}).json()["tasks"][0]
+    reply = rater.post("/api/ratings", json=answer(task, **changes))
+    assert reply.status_code == status
+    assert is_plain(reply)
+
+
+def test_a_body_too_large_is_refused_before_it_is_read(rater: httpx.Client) -> None:
+    assert rater.post("/api/join", json={"name": "x" * 100_000}).status_code == 413
+    assert rater.post("/api/join", content=iter([b"{}"])).status_code == 411
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/docs",
+        "/redoc",
+        "/openapi.json",
+        "/gradio_api/info",
+        "/gradio_api/openapi.json",
+        "/gradio_api/file=/etc/passwd",
+    ],
+)
+def test_no_page_describes_the_api_and_no_file_is_served(stranger: httpx.Client, path: str) -> None:
+    reply = stranger.get(path)
+    assert reply.status_code == 404
+    assert is_plain(reply)
+
+
+def test_nothing_can_be_uploaded(rater: httpx.Client) -> None:
+    assert rater.post("/gradio_api/upload", files={"files": b"x"}).status_code == 404
+    assert rater.post("/board/gradio_api/upload", files={"files": b"x"}).status_code == 403
+
+
+@pytest.mark.parametrize(
+    "path", ["/board", "/board/", "/board/config", "/board/gradio_api/info", "/board/gradio_api/queue/data"]
+)
+def test_the_board_is_for_the_researcher(rater: httpx.Client, path: str) -> None:
+    reply = rater.get(path)
+    assert reply.status_code == 403
+    assert is_plain(reply)
+    assert rater.get("/board", params={"key": "guess"}).status_code == 403
+
+
+def test_the_link_with_the_key_opens_the_board_once_and_for_all(stranger: httpx.Client) -> None:
+    reply = stranger.get("/board", params={"key": TOKEN})
+    assert reply.status_code == 303
+    assert TOKEN not in reply.headers["location"]
+    page = stranger.get("/board/")
+    assert page.status_code == 200
+    assert "gradio_config" in page.text
+    assert stranger.get("/api/status").status_code == 200
+
+
+def test_status_and_snapshot_are_for_the_holder_of_the_token(
+    rater: httpx.Client, stranger: httpx.Client, store: Store
+) -> None:
+    assert rater.get("/api/status").status_code == 403
+    assert rater.post("/api/snapshot").status_code in (403, 411)
+    assert rater.post("/api/snapshot", json={}, headers={"Authorization": "Bearer wrong"}).status_code == 403
+    key = {"Authorization": f"Bearer {TOKEN}"}
+    status = stranger.get("/api/status", headers=key).json()
+    assert (status["round"], status["rounds"], status["stage"]) == (1, 5, "rate")
+    path = Path(stranger.post("/api/snapshot", json={}, headers=key).json()["path"])
+    assert path.parent.stat().st_mode & 0o077 == 0
+    copy = Store.open_snapshot(path)
+    try:
+        assert [rating.rating_id for rating in copy.ratings()] == [rating.rating_id for rating in store.ratings()]
+    finally:
+        copy.close()
+        path.unlink()
+        path.parent.rmdir()
+
+
+def test_a_missing_picture_is_a_sentence_and_not_a_crash(rater: httpx.Client, workspace: Workspace) -> None:
+    task = rater.get("/api/tasks", params={"limit": 1}).json()["tasks"][0]
+    path = workspace.image_path(task["image_ids"][0])
+    aside = path.rename(path.with_suffix(".aside"))
+    try:
+        reply = rater.get(f"/image/{task['image_ids'][0]}")
+        assert reply.status_code == 404
+        assert is_plain(reply)
+    finally:
+        aside.rename(path)
+
+
+def test_every_answer_forbids_what_is_not_our_own(stranger: httpx.Client) -> None:
+    for path in ("/", "/api/me", "/board"):
+        assert "default-src 'self'" in stranger.get(path).headers["content-security-policy"]
+
+
+def test_the_page_names_no_other_host_to_load_from(stranger: httpx.Client) -> None:
+    page = stranger.get("/").text
+    assert "fonts.googleapis" not in page
+    assert "rating-screen" in page
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None: ...
+
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"port {port}"):
+            serve(app, "127.0.0.1", port)

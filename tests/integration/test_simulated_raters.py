@@ -1,0 +1,109 @@
+"""Simulated raters at the real server: turns, restarts, missing pictures."""
+
+import io
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image as Picture
+
+from apps.server import build_server, serve
+from apps.simulated import SimulatedRater, crew, run
+from data.records import Image, Prompt, Task
+from data.store import Store
+from data.workspace import Workspace
+from data.world.scenes import Item, Scene, render
+from hitl.core.live import Live
+
+
+def png(items: tuple[Item, ...], background: str = "white") -> bytes:
+    file = io.BytesIO()
+    Picture.fromarray(render(Scene(background, items))).save(file, "PNG")
+    return file.getvalue()
+
+
+PAIRS = 12
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[tuple[str, Store, Live, Workspace]]:
+    """A round of twelve pairs: a red circle against a small blue square, asked for "a red circle"."""
+    workspace, live = Workspace(tmp_path), Live()
+    rng = np.random.default_rng(0)
+    with Store.open(workspace, create=True) as store:
+        prompt = Prompt.of("a red circle")
+        store.add_prompts([prompt])
+        store.start_round(1, "sha")
+        tasks = []
+        for number in range(PAIRS):
+            x, y = (float(value) for value in rng.uniform(20, 44, 2))
+            good = workspace.add_image(png((Item("circle", "red", x, y, 12.0),)))
+            poor = workspace.add_image(png((Item("square", "blue", x, y, 7.0),), background="black"))
+            for image_id in (good, poor):
+                image = Image(image_id=image_id, prompt_id=prompt.prompt_id, round=1, width=64, height=64)
+                store.add_images([image])
+            pair = (good, poor)
+            tasks.append(
+                Task(
+                    task_id=f"t{number:02d}",
+                    round=1,
+                    kind="pairwise",
+                    prompt_id=prompt.prompt_id,
+                    image_ids=pair if number % 2 else pair[::-1],
+                )
+            )
+        store.add_tasks(tasks)
+        live.enter("rate", "Waiting for ratings", round=1, rounds=1)
+        server = serve(build_server(store, workspace, live, token="t", secret="s", lease_s=300), "127.0.0.1", 0)
+        yield server.url, store, live, workspace
+        server.stop()
+
+
+def rate_until(url: str, store: Store, live: Live, raters: list[SimulatedRater], done: int) -> None:
+    """Let the raters work until the round has `done` ratings or more, then stop them."""
+    stop = threading.Event()
+    worker = threading.Thread(target=run, args=(url, raters, stop), kwargs={"poll_s": 0.02})
+    worker.start()
+    for _ in range(3000):
+        if store.progress(1).done >= done:
+            break
+        threading.Event().wait(0.01)
+    stop.set()
+    worker.join(60)
+    assert not worker.is_alive()
+    assert store.progress(1).done >= done
+
+
+def test_a_crew_rates_a_round_in_turns_and_survives_being_stopped(hub: tuple[str, Store, Live, Workspace]) -> None:
+    """Stopped in the middle and started anew, rating i is still rater i mod 3's, and every task is rated once."""
+    url, store, live, _ = hub
+    raters = [replace(rater, side_bias=0.0) for rater in crew(3, seed=5, taste_weight=0.5)]
+    rate_until(url, store, live, raters, 5)
+    rate_until(url, store, live, raters, PAIRS)
+    ratings = sorted(store.ratings(round=1), key=lambda rating: rating.task_id)
+    assert [rating.task_id for rating in ratings] == [f"t{number:02d}" for number in range(PAIRS)]
+    names = {rater.rater_id: rater.name for rater in store.raters()}
+    assert [names[rating.rater_id] for rating in ratings] == [f"simulated-{i % 3 + 1}" for i in range(PAIRS)]
+    by_name = {rater.name: rater for rater in raters}
+    assert [r.rating_id for r in ratings] == [by_name[names[r.rater_id]].rating_id(r.task_id) for r in ratings]
+    comparisons = sorted(store.comparisons(round=1), key=lambda comparison: comparison.task_id)
+    assert [comparison.outcome for comparison in comparisons] == ["b", "a"] * (PAIRS // 2)
+
+
+def test_raters_leave_when_all_rounds_are_done(hub: tuple[str, Store, Live, Workspace]) -> None:
+    url, _, live, _ = hub
+    live.enter("finished", "Done")
+    run(url, crew(2, seed=5, taste_weight=0.5), threading.Event(), poll_s=0.02)
+
+
+def test_a_task_whose_picture_is_missing_is_skipped(hub: tuple[str, Store, Live, Workspace]) -> None:
+    url, store, live, workspace = hub
+    (first, *_) = store.tasks(round=1)
+    workspace.image_path(first.image_ids[0]).unlink()
+    rate_until(url, store, live, crew(1, seed=5, taste_weight=0.5), PAIRS - 1)
+    choices = {rating.task_id: rating.payload["choice"] for rating in store.ratings(round=1)}
+    assert choices.pop(first.task_id) == "skip"
+    assert "skip" not in choices.values()

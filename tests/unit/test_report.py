@@ -1,0 +1,516 @@
+"""The report of a round, from real files of invented rounds: what it says, what it leaves out, that it stands alone."""
+
+import base64
+import hashlib
+import io
+import json
+import re
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from scipy import stats
+
+from data.bootstrap import Interval, cluster_interval
+from data.evaluation import ImageScore, best_of, summarise
+from data.workspace import Workspace
+from hitl.core.errors import WorkspaceError
+from hitl.report import build_report
+from hitl.report.files import read_round, read_rounds
+from hitl.report.judgement import change, judge_round
+from hitl.report.pictures import before_and_after, is_crisp
+from hitl.report.provenance import provenance
+from hitl.report.reward_page import reward_page
+from hitl.report.words import Ruler, Verdict, duration, listed, number, story, tiny, verdict
+
+TASKS = ("colour", "count", "bias")
+SHIFT = {"better": 0.35, "same": 0.0, "worse": -0.35}
+
+
+def make_scores(
+    outcome: str,
+    *,
+    prompts: int = 12,
+    gold: bool = True,
+    splits: tuple[str, ...] = ("held_out", "train"),
+    seed: int = 0,
+) -> list[ImageScore]:
+    """Scores of both subjects: gold moves by the outcome, the learned reward always rises."""
+    chance = np.random.default_rng(seed)
+    scores = []
+    for split in splits:
+        for i in range(prompts):
+            text = f"{split} prompt {i}"
+            start = chance.uniform(0.45, 0.55)
+            for index in range(4):
+                noise = chance.normal(0, 0.02)
+                for subject in ("reference", "policy"):
+                    lift = SHIFT[outcome] if subject == "policy" else 0.0
+                    value = float(np.clip(start + noise + lift + chance.normal(0, 0.03), 0, 1))
+                    reward = value + (1.0 if subject == "policy" else 0.0)
+                    scores.append(
+                        ImageScore(
+                            subject=subject,
+                            prompt_id=hashlib.sha256(text.encode()).hexdigest()[:16],
+                            prompt=text,
+                            task=TASKS[i % len(TASKS)],
+                            split=split,
+                            index=index,
+                            reward=reward,
+                            correctness=value if gold else None,
+                            exact=float(value > 0.5) if gold else None,
+                            taste=value if gold else None,
+                        )
+                    )
+    return scores + best_of([score for score in scores if score.subject == "reference"], 4)
+
+
+def write_round(
+    workspace: Workspace, number: int, scores: list[ImageScore], *, size: int = 16, fit: bool = True
+) -> Path:
+    """All files of one finished round, as the hub and the worker write them."""
+    folder = workspace.round_dir(number)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.toml").write_text(f'[project]\nseed = 7\n[train]\nalgorithm = "dpok"\nepochs = {number + 1}\n')
+    lines = [
+        {
+            "stage": "train",
+            "step": step,
+            "total": 2,
+            "metrics": {
+                "reward_mean": 0.1 * step,
+                "kl_per_step": 0.01 * step,
+                "first_pass_log_ratio": 2e-6,
+                "loss": 0.0,
+            },
+            "time": 1.7e9 + step,
+        }
+        for step in (1, 2)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    workspace.write_manifest(number, "draw", {"seconds": 10.0, "images": 96, "tasks": 48})
+    rate = {"seconds": 20.0, "ratings": 48, "comparisons": 48 * number, "raters": 2, "snapshot": f"{number:064x}"}
+    workspace.write_manifest(number, "rate", rate)
+    workspace.write_manifest(number, "fit", {"seconds": 5.0, "report": fit_report() if fit else {}})
+    workspace.write_manifest(
+        number, "train", {"seconds": 60.0, "epochs": 2, "images": 256, "checkpoint": f"{number + 160:064x}"}
+    )
+    pq.write_table(
+        pa.Table.from_pylist([asdict(score) for score in scores]), _made(folder / "evaluate") / "scores.parquet"
+    )
+    save_grid(folder / "evaluate" / "grid.npz", scores, size)
+    workspace.write_manifest(number, "evaluate", {"seconds": 5.0, "summary": summarise(scores)})
+    return folder
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def save_grid(path: Path, scores: list[ImageScore], size: int) -> None:
+    prompts = list(dict.fromkeys((score.prompt, score.split) for score in scores))[:8]
+    pixels = np.random.default_rng(0).integers(0, 255, (2, len(prompts), size, size, 3), dtype=np.uint8)
+    texts, splits = zip(*prompts, strict=True)
+    np.savez_compressed(path, reference=pixels[0], policy=pixels[1], prompts=np.array(texts), splits=np.array(splits))
+
+
+def fit_report() -> dict[str, Any]:
+    chance = np.random.default_rng(0)
+    right = (chance.random(200) < 0.72).astype(float)
+    clusters = (np.arange(200) % 20).tolist()
+    linear = {
+        "head": "linear",
+        "l2": 100.0,
+        "log_loss": 0.81,
+        "accuracy": 0.72,
+        "by_l2": {"300": 0.83, "100": 0.81, "30": 0.84},
+    }
+    mlp = {"head": "mlp", "l2": None, "log_loss": 0.9, "accuracy": 0.66, "by_l2": {}}
+    return {
+        "head": "linear",
+        "backbone": "starter",
+        "fingerprint": "f00d",
+        "comparisons": 230,
+        "ties": 30,
+        "prompts": 20,
+        "images": 96,
+        "raters": 2,
+        "held_out_by": "prompt",
+        "accuracy": cluster_interval(right, clusters).to_dict(),
+        "zero_shot": cluster_interval(1 - right, clusters).to_dict(),
+        "gain": cluster_interval(2 * right - 1, clusters).to_dict(),
+        "candidates": [linear, mlp],
+        "side_bias": 0.0,
+        "is_better_than_chance": True,
+    }
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "my <project>")
+
+
+class _Page(HTMLParser):
+    """What a browser would fetch, the text outside of style sheets, and whether every element is closed."""
+
+    VOID = frozenset("meta img br link".split())
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+        self.tags: list[str] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [
+            value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "data", "poster")
+        ]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += data
+
+
+def built(workspace: Workspace, number: int) -> tuple[_Page, dict[str, Any]]:
+    path = build_report(workspace, number)
+    assert path == workspace.round_dir(number) / "report.html"
+    facts = json.loads((path.parent / "report.json").read_text(encoding="utf-8"))
+    return _Page(path.read_text(encoding="utf-8")), facts
+
+
+def told(workspace: Workspace, number: int) -> tuple[Verdict, str]:
+    """The verdict and the story, without a page and its plots."""
+    files = read_round(workspace, number)
+    judged = judge_round(files)
+    answers = story(judged, files.best_of, {}, None)
+    return verdict(judged, number), "\n".join(sentence for answer in answers for sentence in answer.sentences)
+
+
+def test_a_clear_gain_on_held_out_prompts_is_called_better(workspace: Workspace):
+    write_round(workspace, 1, make_scores("better"))
+    page, facts = built(workspace, 1)
+    assert facts["verdict"]["word"] == "Better"
+    assert "On prompts it never trained on, round 1’s pictures are exactly right more often" in page.text
+    assert facts["judged"]["held_out"]["exact"]["change"] == "up"
+    assert "exact verdicts and taste rose with it, so no sign of reward hacking" in page.text
+
+
+def test_no_gain_is_called_no_clear_change(workspace: Workspace):
+    write_round(workspace, 1, make_scores("same"))
+    found, text = told(workspace, 1)
+    assert (found.word, found.headline) == ("No clear change", "No clear change on prompts it never trained on.")
+    assert "gold does not confirm it yet" in text  # the learned reward rose by itself
+
+
+def test_a_reward_that_rises_while_gold_falls_is_called_reward_hacking(workspace: Workspace):
+    write_round(workspace, 1, make_scores("worse"))
+    found, text = told(workspace, 1)
+    assert found == Verdict(
+        word="Reward hacking",
+        tone="bad",
+        headline="The learned reward rose, but on prompts it never trained on, round 1’s pictures are exactly "
+        "right less often and further from the stated taste.",
+    )
+    assert "exact verdicts and taste fell, which is what reward hacking looks like" in text
+
+
+def test_a_gain_on_trained_prompts_alone_is_not_sold_as_better(workspace: Workspace):
+    held_out = make_scores("same", splits=("held_out",))
+    write_round(workspace, 1, [*held_out, *make_scores("better", splits=("train",), seed=1)])
+    found, _ = told(workspace, 1)
+    assert found.word == "No clear change"
+    assert found.headline.endswith("on prompts it never trained on, no clear change.")
+
+
+def test_gains_and_losses_together_are_called_mixed(workspace: Workspace):
+    scores = [
+        each if each.taste is None or each.subject != "policy" else replace(each, taste=each.taste - 0.9)
+        for each in make_scores("better")
+    ]
+    write_round(workspace, 1, scores)
+    found, _ = told(workspace, 1)
+    assert (found.word, found.tone) == ("Mixed", "mixed")
+    assert "exactly right more often, but further from the stated taste" in found.headline
+
+
+def test_without_gold_the_learned_reward_alone_proves_nothing(workspace: Workspace):
+    write_round(workspace, 1, make_scores("better", gold=False))
+    page, facts = built(workspace, 1)
+    assert facts["verdict"]["word"] == "Unproven"
+    assert "these prompts have no gold score" in page.text
+    assert list(facts["judged"]["held_out"]) == ["reward"]
+
+
+def test_one_prompt_gives_no_interval_and_no_verdict(workspace: Workspace):
+    write_round(workspace, 1, make_scores("better", prompts=1, splits=("held_out",)))
+    page, facts = built(workspace, 1)
+    assert facts["verdict"]["word"] == "Cannot say"
+    assert facts["judged"]["held_out"]["exact"]["gain"]["low"] is None  # nan is not JSON
+    assert "no interval: one prompt" in page.text
+
+
+def test_few_prompts_are_warned_of(workspace: Workspace):
+    write_round(workspace, 1, make_scores("better", prompts=4))
+    assert "real intervals are wider than these" in told(workspace, 1)[1]
+
+
+def test_a_missing_round_is_named_and_the_rest_is_shown(workspace: Workspace):
+    write_round(workspace, 1, make_scores("same"))
+    write_round(workspace, 3, make_scores("better", seed=3))
+    page, facts = built(workspace, 3)
+    assert "Round 2 has no folder: the curves leave it out." in page.text
+    assert list(facts["gains_by_round"]) == ["1", "3"]
+    assert "Since round" not in page.text
+
+
+def test_half_a_round_gives_a_report_that_says_what_is_missing(workspace: Workspace):
+    folder = write_round(workspace, 1, make_scores("better"))
+    for stage in ("train", "evaluate"):
+        (folder / stage / "manifest.json").unlink()
+    page, facts = built(workspace, 1)
+    assert facts["verdict"]["word"] == "Not judged"
+    assert "The evaluate stage of round 1 is not finished: it is not judged." in facts["missing"]
+    assert "The reward model" in page.text
+
+
+@pytest.mark.parametrize("file", ["scores.parquet", "grid.npz"])
+def test_a_damaged_file_costs_its_own_part_only(workspace: Workspace, file: str):
+    folder = write_round(workspace, 1, make_scores("better"))
+    (folder / "evaluate" / file).write_bytes(b"torn")
+    page, facts = built(workspace, 1)
+    assert facts["verdict"]["word"] == "Better"
+    assert any(file in line for line in facts["missing"])
+    assert "img" not in page.tags if file == "grid.npz" else "img" in page.tags
+
+
+def test_a_torn_last_line_and_a_repeated_step_of_the_metrics_are_coped_with(workspace: Workspace):
+    folder = write_round(workspace, 1, make_scores("better"))
+    again = {"stage": "train", "step": 2, "total": 2, "metrics": {"reward_mean": 9.0}, "time": 1.7e9}
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(again) + '\n{"stage": "train", "st')
+    rows = read_round(workspace, 1).stage_metrics("train")
+    assert [row["metrics"]["reward_mean"] for row in rows] == [0.1, 9.0]
+
+
+def test_a_round_that_never_was_is_an_error(workspace: Workspace):
+    write_round(workspace, 2, make_scores("same"))
+    with pytest.raises(WorkspaceError, match="There is no round 5") as raised:
+        build_report(workspace, 5)
+    assert raised.value.hint == "The last round is 2."
+
+
+def test_the_page_stands_alone_and_is_well_formed(workspace: Workspace):
+    for n in (1, 2):
+        write_round(workspace, n, make_scores("better", seed=n))
+    html = build_report(workspace, 2).read_text(encoding="utf-8")
+    page = _Page(html)
+    assert page.open == []
+    assert all(address.startswith(("data:image/png;base64,", "#")) for address in page.addresses)
+    assert "url(http" not in html
+    assert "@import" not in html
+    assert "script" not in page.tags
+    assert "default-src 'none'" in html
+    ids = re.findall(r' id="([^"]+)"', html)
+    assert len(ids) == len(set(ids))
+    assert {address[1:] for address in page.addresses if address.startswith("#")} <= set(ids)
+    assert "#0a0b" not in html  # every stand-in colour became a variable of the page
+    assert page.tags.count("svg") >= 10
+
+
+def test_names_and_prompts_are_escaped(workspace: Workspace):
+    nasty = '<script>alert(1)</script> & "quotes"'
+    scores = [
+        replace(each, prompt=nasty, task="<b>") if each.prompt.endswith(" 0") else each
+        for each in make_scores("better")
+    ]
+    folder = write_round(workspace, 1, scores)
+    (folder / "config.toml").write_text('[model]\nname = "</pre><script>"\n')
+    page, _ = built(workspace, 1)
+    assert "script" not in page.tags
+    assert nasty in page.text
+    assert "my <project>" in page.text
+    assert "</pre><script>" in page.text
+
+
+def test_the_same_files_give_the_same_bytes_whatever_comes_later(workspace: Workspace):
+    folder = write_round(workspace, 1, make_scores("better"))
+    first = [build_report(workspace, 1).read_bytes(), (folder / "report.json").read_bytes()]
+    write_round(workspace, 2, make_scores("worse"))
+    assert [build_report(workspace, 1).read_bytes(), (folder / "report.json").read_bytes()] == first
+
+
+def test_large_pictures_are_made_small_and_soft(workspace: Workspace):
+    write_round(workspace, 1, make_scores("better", prompts=3), size=600)
+    files = read_round(workspace, 1)
+    assert not is_crisp([files])
+    [held_out, *_] = before_and_after(files)
+    pictures = [picture for row in held_out.rows for picture in row.pictures]
+    sides = [Image.open(io.BytesIO(base64.b64decode(picture.uri.partition(",")[2]))).size for picture in pictures]
+    assert set(sides) == {(256, 256)}
+
+
+def test_pictures_tell_the_verdict_on_them(workspace: Workspace):
+    """The picture in the grid is the first image of its prompt, so the mark under it is that image's."""
+    scores = make_scores("better")
+    write_round(workspace, 1, scores)
+    exact = {(each.subject, each.prompt): each.exact for each in scores if each.index == 0}
+    for group in before_and_after(read_round(workspace, 1)):
+        for row in group.rows:
+            before, after = row.pictures
+            assert (before.is_exact, after.is_exact) == (
+                bool(exact["reference", row.prompt]),
+                bool(exact["policy", row.prompt]),
+            )
+
+
+def test_numbers_of_the_page_against_a_bootstrap_and_a_t_test(workspace: Workspace):
+    """The gain is the plain mean of the paired differences, and its interval is near the t interval over prompts."""
+    scores = make_scores("better", prompts=40, splits=("held_out",))
+    write_round(workspace, 1, scores)
+    judged = {each.measure.key: each for each in judge_round(read_round(workspace, 1))["held_out"]}
+    by_place = {(s.subject, s.prompt_id, s.index): s.taste for s in scores}
+    prompts = sorted({s.prompt_id for s in scores})
+    gains = np.array(
+        [[_float(by_place["policy", p, i]) - _float(by_place["reference", p, i]) for i in range(4)] for p in prompts]
+    )
+    found = judged["taste"].gain
+    assert found.mean == pytest.approx(gains.mean())
+    low, high = stats.t.interval(0.95, len(prompts) - 1, gains.mean(), stats.sem(gains.mean(1)))
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.3 * (high - low))
+
+
+def _float(value: float | None) -> float:
+    assert value is not None
+    return value
+
+
+def test_best_of_n_is_compared_prompt_by_prompt(workspace: Workspace):
+    """Two prompts by hand. Reference tastes 0, 1 and 0, 0 with rewards 0, 5 and 0, 5: best-of-2 tastes 1 and 0.
+
+    The policy tastes 1, 1 and 1, 0: over best-of-2 that is 0, 0, 1, 0, mean 1/4. Best-of-2 over the reference is 1, 0
+    and 0, 0, mean 1/4.
+    """
+    taste = {"reference": [[0.0, 1.0], [0.0, 0.0]], "policy": [[1.0, 1.0], [1.0, 0.0]]}
+    scores = [
+        ImageScore(
+            subject=subject,
+            prompt_id=f"p{p}",
+            prompt=f"prompt {p}",
+            task="",
+            split="held_out",
+            index=i,
+            reward=5.0 * i,
+            taste=taste[subject][p][i],
+        )
+        for subject in ("reference", "policy")
+        for p in (0, 1)
+        for i in (0, 1)
+    ]
+    scores += best_of([score for score in scores if score.subject == "reference"], 2)
+    write_round(workspace, 1, scores)
+    judged = {each.measure.key: each for each in judge_round(read_round(workspace, 1))["held_out"]}
+    over_best, best_gain = judged["taste"].over_best, judged["taste"].best_gain
+    assert over_best is not None
+    assert best_gain is not None
+    assert (over_best.mean, over_best.clusters) == (0.25, 2)
+    assert (best_gain.mean, best_gain.n) == (0.25, 4)
+    assert best_gain.low <= best_gain.mean <= best_gain.high
+
+
+def test_rounds_are_compared_with_the_one_before_by_gold_only(workspace: Workspace):
+    """Two rounds whose policies drew the same pictures: no difference by gold, none told by the learned reward."""
+    for n in (1, 2):
+        write_round(workspace, n, make_scores("better"))
+    first, second = read_rounds(workspace, 2)
+    judged = {each.measure.key: each for each in judge_round(second, first)["train"]}
+    since = judged["exact"].since_last
+    assert since is not None
+    assert (since.mean, since.low, since.high) == (0, 0, 0)
+    assert judged["reward"].since_last is None
+
+
+def test_settings_that_changed_are_told_with_the_commands_to_repeat(workspace: Workspace):
+    for n in (1, 2):
+        write_round(workspace, n, make_scores("better", prompts=2))
+    found = provenance(read_rounds(workspace, 2))
+    assert found.changes == ("Round 2: train.epochs 2 → 3",)
+    assert found.commands[-1] == "hitl round -w repeat --n 2"
+    assert dict(found.facts)["Snapshot of the ratings"] == f"{2:064x}"
+
+
+def test_a_reward_model_at_chance_is_warned_of(workspace: Workspace):
+    folder = write_round(workspace, 1, make_scores("better", prompts=2))
+    manifest = json.loads((folder / "fit" / "manifest.json").read_text())
+    manifest["report"] |= {"accuracy": Interval(0.52, 0.45, 0.59, 200, 20).to_dict(), "is_better_than_chance": False}
+    workspace.write_manifest(1, "fit", manifest)
+    page = reward_page([read_round(workspace, 1)])
+    assert page is not None
+    assert "cannot be told from a coin" in page.warning
+
+
+def test_an_older_round_without_a_fit_report_has_no_reward_page(workspace: Workspace):
+    write_round(workspace, 1, make_scores("better", prompts=2), fit=False)
+    assert reward_page([read_round(workspace, 1)]) is None
+
+
+def test_an_interval_that_touches_zero_says_nothing_of_the_direction():
+    nan = float("nan")
+    assert change(Interval(0.1, 0.0, 0.2, 10, 5)) == "unclear"
+    assert change(Interval(0.1, 0.01, 0.2, 10, 5)) == "up"
+    assert change(Interval(-0.1, -0.2, -0.01, 10, 5)) == "down"
+    assert change(Interval(0.1, nan, nan, 10, 1)) == "unknown"
+    assert change(None) == "unknown"
+
+
+def test_nothing_judged_is_said_so():
+    assert verdict({}, 3).headline == "Round 3 is not judged yet."
+
+
+def test_numbers_as_they_are_written():
+    assert number(-0.04, 1) == "0.0"
+    assert number(-1.25, 1, sign=True) == "−1.2"
+    assert number(2.0, 1, sign=True) == "+2.0"
+    assert number(float("nan")) == "–"
+    assert Ruler(100.0, 1, "points").ends(Interval(0.05, -0.012, 0.11, 9, 9)) == "−1.2 to +11.0"
+    assert [duration(s).replace("\u202f", " ") for s in (0.42, 42, 185, 7810)] == [
+        "0.4 s",
+        "42 s",
+        "3 min 05 s",
+        "2 h 10 min",
+    ]
+    assert listed(["a", "b", "c"]) == "a, b and c"
+    assert [tiny(value) for value in (3e-6, 0.02, 0.0)] == ["3 × 10⁻⁶", "0.02", "0"]
+
+
+def test_the_report_needs_no_torch_gradio_or_duckdb(workspace: Workspace):
+    """In a process of its own: the test run itself may have loaded them."""
+    write_round(workspace, 1, make_scores("better", prompts=3))
+    code = (
+        "import sys; from pathlib import Path; from data.workspace import Workspace;"
+        "from hitl.report import build_report;"
+        "assert 'matplotlib' not in sys.modules; build_report(Workspace(Path(sys.argv[1])), 1);"
+        "assert {'torch', 'gradio', 'duckdb'}.isdisjoint(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(workspace.root)], check=True, timeout=240, capture_output=True)

@@ -1,0 +1,213 @@
+"""Fitting from rows to files: what is learned, what is refused, and that equal rows give equal files."""
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from data.bootstrap import Interval
+from hitl.core.errors import ConfigError, ModelLoadError, NotEnoughRatings, RewardAtChance, StoreError, WorkspaceError
+from reward_models.comparisons import from_rows, groups, read_snapshot
+from reward_models.fit import FIT_FILE, HEAD_FILE, RewardFitConfig, fit_reward, require_better_than_chance
+from reward_models.pretrain import ClipPretrainConfig, pretrain
+from reward_models.rewards.clip_head import ClipHead
+
+PROMPTS = tuple(f"{number} {colour} stars" for number in ("two", "three") for colour in ("red", "blue", "green"))
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny open_clip folder: the starter's shape after two steps, so its features are all but random."""
+    folder = tmp_path_factory.mktemp("clip")
+    pretrain(folder, ClipPretrainConfig(steps=2, batch_size=16, evaluate_scenes=2))
+    return folder / "clip"
+
+
+def picture(image_id: str) -> np.ndarray:
+    """A grey square on black; its brightness and place come from the id."""
+    rng = np.random.default_rng(zlib.crc32(image_id.encode()))
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    y, x = rng.integers(0, 24, 2)
+    pixels[y : y + 40, x : x + 40] = rng.integers(20, 256)
+    return pixels
+
+
+def brightness(image_id: str) -> float:
+    return float(picture(image_id).max()) / 50
+
+
+def make_rows(
+    prompts=PROMPTS, *, per_prompt: int = 40, seed: int = 0, noise: float = 1.0, ties: float = 0.1
+) -> list[dict]:
+    """Rows of a snapshot, from a rater who likes bright pictures (or with infinite noise, nothing)."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for prompt in prompts:
+        for _ in range(per_prompt):
+            a, b = (f"{prompt}/{number}" for number in rng.choice(20, 2, replace=False))
+            difference = (brightness(a) - brightness(b)) / noise
+            outcome = "a" if rng.random() < 1 / (1 + np.exp(-difference)) else "b"
+            rows.append(
+                {
+                    "round": 1,
+                    "prompt": prompt,
+                    "rater_id": "ann",
+                    "image_a": a,
+                    "image_b": b,
+                    "outcome": "tie" if rng.random() < ties else outcome,
+                    "left": str(rng.choice(["a", "b"])),
+                }
+            )
+    return rows
+
+
+def config_for(clip: Path, **changes) -> RewardFitConfig:
+    return RewardFitConfig(**{"backbone": str(clip), "l2": (100.0, 10.0), "folds": 3} | changes)
+
+
+def test_a_taste_is_learned_judged_and_beats_zero_shot(clip, tmp_path):
+    rows = make_rows()
+    report = fit_reward(rows, picture, config_for(clip), tmp_path / "cache", tmp_path / "reward", snapshot_sha="abc")
+    assert report.head == "linear"
+    assert report.accuracy.mean > 0.65
+    assert report.accuracy.clusters == len(PROMPTS)
+    assert report.is_better_than_chance
+    assert report.accuracy.mean > report.zero_shot.mean
+    assert report.gain.mean == pytest.approx(report.accuracy.mean - report.zero_shot.mean)
+    assert report.ties == sum(row["outcome"] == "tie" for row in rows)
+    require_better_than_chance(report)
+
+    saved = json.loads((tmp_path / "reward" / FIT_FILE).read_text())
+    assert saved["snapshot_sha"] == "abc"
+    assert saved["candidates"][0]["by_l2"].keys() == {"100", "10"}
+
+    reward = ClipHead.load(tmp_path / "reward")
+    dark, bright = np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64, 3), np.uint8)
+    dark[10:50, 10:50], bright[10:50, 10:50] = 40, 240
+    scores = reward(torch.from_numpy(np.stack([dark, bright])).permute(0, 3, 1, 2), [PROMPTS[0]] * 2)
+    assert scores[1] > scores[0]
+
+
+def test_scores_have_mean_0_and_std_1_on_the_reference_images(clip, tmp_path):
+    reference = [(f"{prompt}/{number}", prompt) for prompt in PROMPTS for number in range(100, 108)]
+    cache, folder = tmp_path / "cache", tmp_path / "reward"
+    fit_reward(make_rows(), picture, config_for(clip), cache, folder, reference_images=reference)
+    images = torch.from_numpy(np.stack([picture(image_id) for image_id, _ in reference])).permute(0, 3, 1, 2)
+    scores = ClipHead.load(folder)(images, [prompt for _, prompt in reference])
+    assert scores.mean().item() == pytest.approx(0.0, abs=1e-4)
+    assert scores.std(correction=0).item() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_equal_rows_give_equal_bytes_and_a_second_fit_reads_no_pixels(clip, tmp_path):
+    def no_pixels(image_id: str) -> np.ndarray:
+        raise AssertionError(f"{image_id} was read again")
+
+    rows, config = make_rows(per_prompt=12), config_for(clip)
+    fit_reward(rows, picture, config, tmp_path / "cache", tmp_path / "one")
+    fit_reward(rows, no_pixels, config, tmp_path / "cache", tmp_path / "two")
+    for name in (HEAD_FILE, FIT_FILE):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_a_damaged_feature_file_is_computed_again(clip, tmp_path):
+    rows, config = make_rows(per_prompt=12), config_for(clip)
+    fit_reward(rows, picture, config, tmp_path / "cache", tmp_path / "one")
+    for path in (tmp_path / "cache").rglob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:100])
+    fit_reward(rows, picture, config, tmp_path / "cache", tmp_path / "two")
+    assert (tmp_path / "one" / HEAD_FILE).read_bytes() == (tmp_path / "two" / HEAD_FILE).read_bytes()
+
+
+def test_a_coin_is_refused_unless_forced(clip, tmp_path):
+    rows = make_rows(noise=float("inf"))
+    report = fit_reward(rows, picture, config_for(clip), tmp_path / "cache", tmp_path / "reward")
+    assert not report.is_better_than_chance
+    with pytest.raises(RewardAtChance, match="cannot be told from a coin"):
+        require_better_than_chance(report)
+    require_better_than_chance(report, forced=True)
+
+
+def test_the_mlp_is_tried_from_the_number_of_comparisons_on(clip, tmp_path):
+    rows = make_rows(PROMPTS[:3], per_prompt=20)
+    report = fit_reward(rows, picture, config_for(clip, mlp_from=60, folds=2), tmp_path / "cache", tmp_path / "reward")
+    assert [candidate.head for candidate in report.candidates] == ["linear", "mlp"]
+    best = min(report.candidates, key=lambda candidate: candidate.log_loss)
+    assert report.head == best.head
+    ClipHead.load(tmp_path / "reward")
+
+
+def test_one_prompt_is_judged_by_images_that_share_no_comparison():
+    rows = make_rows(PROMPTS[:1], per_prompt=1)
+    rows = [rows[0] | {"image_a": f"{n}a", "image_b": f"{n}b", "outcome": "a"} for n in range(6)]
+    rows.append(rows[0] | {"image_a": "0a", "image_b": "1b"})
+    group, by = groups(from_rows(rows))
+    assert by == "images"
+    assert group[0] == group[1] == group[6]
+    assert len(set(group.tolist())) == 5
+
+
+def test_what_cannot_be_fitted_says_so():
+    row = make_rows(PROMPTS[:1], per_prompt=1)[0]
+    with pytest.raises(NotEnoughRatings, match="0 comparisons"):
+        from_rows([])
+    with pytest.raises(NotEnoughRatings, match="none of them prefers"):
+        from_rows([row | {"outcome": "tie"}])
+    with pytest.raises(NotEnoughRatings, match="hang together"):
+        groups(from_rows([row | {"outcome": "a"}]))
+
+
+def test_an_image_against_itself_is_left_out():
+    row = make_rows(PROMPTS[:1], per_prompt=1)[0] | {"outcome": "b"}
+    assert len(from_rows([row, row | {"image_a": row["image_b"]}])) == 1
+
+
+def test_a_missing_image_is_named(clip, tmp_path):
+    def missing(image_id: str) -> np.ndarray:
+        raise FileNotFoundError(image_id)
+
+    with pytest.raises(WorkspaceError, match=r"cannot be read"):
+        fit_reward(make_rows(per_prompt=2), missing, config_for(clip), tmp_path / "cache", tmp_path / "reward")
+
+
+def test_a_model_of_another_backbone_is_refused(clip, tmp_path):
+    fit_reward(make_rows(per_prompt=12), picture, config_for(clip), tmp_path / "cache", tmp_path / "reward")
+    path = tmp_path / "reward" / FIT_FILE
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"fingerprint": "0" * 16}))
+    with pytest.raises(ModelLoadError, match="another version of the backbone"):
+        ClipHead.load(tmp_path / "reward")
+    (tmp_path / "reward" / HEAD_FILE).unlink()
+    with pytest.raises(ModelLoadError, match="cannot be loaded"):
+        ClipHead.load(tmp_path / "reward")
+
+
+def test_a_snapshot_is_read_by_its_columns(tmp_path):
+    rows = make_rows(per_prompt=2)
+    pq.write_table(pa.Table.from_pylist([row | {"task": "count"} for row in rows]), tmp_path / "snapshot.parquet")
+    assert read_snapshot(tmp_path / "snapshot.parquet") == rows
+    (tmp_path / "snapshot.parquet").write_bytes(b"PAR1")
+    with pytest.raises(StoreError, match="cannot be read"):
+        read_snapshot(tmp_path / "snapshot.parquet")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"heads": ("forest",)}, {"heads": ()}, {"l2": ()}, {"l2": (0.0,)}, {"folds": 1}, {"batch_size": 0}]
+)
+def test_settings_that_cannot_be_used_are_named(wrong):
+    with pytest.raises(ConfigError, match=f"fit.{next(iter(wrong))}"):
+        RewardFitConfig(**wrong)
+
+
+def test_the_refusal_estimates_how_many_ratings_settle_it(clip, tmp_path):
+    """From 0.55 with a half-width of 0.1, the interval is clear of 0.5 at four times the comparisons: 400."""
+    rows = make_rows(noise=float("inf"), per_prompt=6)
+    report = fit_reward(rows, picture, config_for(clip), tmp_path / "cache", tmp_path / "reward")
+    changed = {name: getattr(report, name) for name in report.__slots__}
+    changed["accuracy"] = Interval(0.55, 0.45, 0.65, 100, 6)
+    with pytest.raises(RewardAtChance) as refusal:
+        require_better_than_chance(type(report)(**changed))
+    assert "about 400 in all" in refusal.value.hint
