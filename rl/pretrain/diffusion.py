@@ -1,5 +1,6 @@
 """The starter's denoiser and text encoder, trained together on latents of rendered scenes."""
 
+import json
 import logging
 import time
 from pathlib import Path
@@ -95,7 +96,7 @@ def train_denoiser(
     seed: int = 0,
     processes: int = 2,
 ) -> None:
-    """Train on `scenes` rendered scenes, or go on from `folder/denoiser_state.pt`; ends with the pipeline folder.
+    """Train on `scenes` rendered scenes, or go on from `folder/denoiser_state.pt`; ends with `folder/starter_model`.
 
     ε-prediction, mean squared error, AdamW, exponential moving average of the weights.
     """
@@ -144,6 +145,7 @@ def train_denoiser(
             average.copy_to(model.parameters())
             _save_pipeline(folder, vae, tokenizer, model, noise_schedule)
             average.restore(model.parameters())
+    assemble(folder, folder / "starter_model")
 
 
 def _encoded_scenes(
@@ -193,3 +195,16 @@ def _save_pipeline(
         texts, num_inference_steps=20, guidance_scale=3.0, output_type="np", generator=torch.Generator().manual_seed(0)
     ).images
     save_grid(folder / "grid.png", (drawn * 255).round().astype(np.uint8), columns=16)
+
+
+def assemble(folder: Path, destination: Path) -> None:
+    """Write the starter as it ships: the trained pipeline with the newest autoencoder, in float16, naming no folder."""
+    vae = AutoencoderKL.from_pretrained(folder / "vae")
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        folder / "pipeline", vae=vae, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )
+    pipeline.to(dtype=torch.float16).save_pretrained(destination)
+    for path in destination.rglob("*.json"):
+        content = json.loads(path.read_text())
+        if content.pop("_name_or_path", None):
+            path.write_text(json.dumps(content, indent=2) + "\n")

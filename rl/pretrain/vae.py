@@ -38,7 +38,13 @@ def build_vae() -> AutoencoderKL:
 
 
 def train_vae(
-    folder: Path, *, steps: int = 3300, decoder_steps: int = 900, seed: int = 0, processes: int = 2
+    folder: Path,
+    *,
+    steps: int = 3300,
+    decoder_steps: int = 900,
+    scenes: int = 10_000,
+    seed: int = 0,
+    processes: int = 2,
 ) -> AutoencoderKL:
     """Train the autoencoder, then its decoder alone; goes on from the states in `folder`.
 
@@ -46,16 +52,25 @@ def train_vae(
     so it may go on after the denoiser was trained on them. Ends with `folder/vae/` in diffusers' format, whose latents
     have unit variance.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     vae = build_vae()
-    _fit(vae, folder, "vae", list(vae.parameters()), steps=steps, seed=seed, processes=processes)
+    _fit(vae, folder, "vae", list(vae.parameters()), draw_pool(seed, 0, scenes, processes)[1], steps=steps, seed=seed)
     vae.requires_grad_(False)
     trained = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
     for parameter in trained:
         parameter.requires_grad_(True)
     if decoder_steps:
-        _fit(vae, folder, "decoder", trained, steps=decoder_steps, seed=seed + 1, processes=processes)
-    _set_scaling(vae, draw_pool(seed, 0, 2000, processes)[1])
+        _fit(
+            vae,
+            folder,
+            "decoder",
+            trained,
+            draw_pool(seed + 1, 0, scenes, processes)[1],
+            steps=decoder_steps,
+            seed=seed + 1,
+        )
+    _set_scaling(vae, draw_pool(seed, 0, min(2000, scenes), processes)[1])
     vae.save_pretrained(folder / "vae")
     return vae
 
@@ -65,12 +80,11 @@ def _fit(
     folder: Path,
     stage: str,
     trained: list[torch.nn.Parameter],
+    pictures: np.ndarray,
     *,
     steps: int,
     seed: int,
-    processes: int,
     batch_size: int = 16,
-    scenes: int = 10_000,
 ) -> None:
     """Train some parameters of the autoencoder, or go on from `folder/<stage>_state.pt`."""
     optimizer = torch.optim.AdamW(trained, lr=7e-4, weight_decay=1e-4, betas=(0.9, 0.99))
@@ -82,9 +96,6 @@ def _fit(
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         done = state["step"]
-    if done >= steps:
-        return
-    _, pictures = draw_pool(seed, 0, scenes, processes)
     started = time.monotonic()
     for step in range(done, steps):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
