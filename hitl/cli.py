@@ -112,15 +112,12 @@ def main() -> None:
     """Run the command line; expected failures end in two lines and an exit code, bugs in a traceback."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
-        app(standalone_mode=False)
+        sys.exit(app(standalone_mode=False))  # Ctrl-C and typer.Exit come back as their exit code, not as exceptions
     except HitlError as error:
         print(f"error: {error.message}\nhint:  {error.hint}", file=sys.stderr)
         sys.exit(error.exit_code)
     except (typer.Abort, KeyboardInterrupt):
-        print("Stopped.", file=sys.stderr)
         sys.exit(130)
-    except typer.Exit as error:
-        sys.exit(error.exit_code)
     except Exception as error:
         _exit_for_wrong_use(error)
         raise
