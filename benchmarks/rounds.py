@@ -3,7 +3,8 @@
     python -m benchmarks.rounds --n 5 --raters simulated:3 --out benchmarks/results/rounds.json
 
 The baseline, in the same run: best-of-4 of the reference under the learned reward, which needs no training at all.
-Memory is the sum of the proportional set sizes of the hub and its worker, sampled twice a second.
+Memory is the sum of the proportional set sizes of the hub and its worker, sampled twice a second. `--grid FILE.png`
+draws the reference's pictures above the last round's, from the same seeds, held-out prompts only.
 """
 
 import argparse
@@ -16,8 +17,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from benchmarks.machine import describe
 from data.workspace import STAGES, Workspace
+
+_GRID_COLUMNS = 8
 
 
 def main() -> None:
@@ -27,10 +33,13 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="settings")
     parser.add_argument("--workspace", type=Path, help="keep the workspace here; default: a temporary folder")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--grid", type=Path)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         root = arguments.workspace or Path(temporary) / "workspace"
         result = measure(root, arguments.n, arguments.raters, arguments.settings)
+        if arguments.grid:
+            save_grid(Workspace(root), arguments.n, arguments.grid)
     text = json.dumps(result, indent=2)
     print(text)
     if arguments.out:
@@ -84,6 +93,20 @@ def _round(workspace: Workspace, number: int) -> dict[str, Any]:
         "gains": summary["gains"],
         "reference_taste_sd": summary["reference_taste_sd"],
     }
+
+
+def save_grid(workspace: Workspace, number: int, path: Path) -> None:
+    """Pairs of rows: the reference's pictures, and below them the policy's of that round."""
+    with np.load(workspace.stage_dir(number, "evaluate") / "grid.npz") as grid:
+        kept = grid["splits"] == "held_out"
+        before, after = grid["reference"][kept], grid["policy"][kept]
+    rows = []
+    for start in range(0, len(before), _GRID_COLUMNS):
+        for pictures in (before, after):
+            row = np.concatenate(list(pictures[start : start + _GRID_COLUMNS]), axis=1)
+            rows.append(np.pad(row, ((0, 0), (0, 64 * _GRID_COLUMNS - row.shape[1]), (0, 0)), constant_values=255))
+        rows.append(np.full((8, 64 * _GRID_COLUMNS, 3), 255, np.uint8))
+    Image.fromarray(np.concatenate(rows[:-1], axis=0)).save(path)
 
 
 def _family(pid: int) -> list[int]:

@@ -101,7 +101,7 @@ def pretrain(
     out: Annotated[
         Path, typer.Argument(help="Folder for the training's state, logs and grids, and the finished models.")
     ],
-    part: Annotated[str, typer.Option("--part", help="vae, denoiser, clip, or all.")] = "all",
+    part: Annotated[str, typer.Option("--part", help="vae, decoder, denoiser, clip, or all.")] = "all",
     steps: Annotated[int, typer.Option("--steps", help="Steps of that part. Default: the recipe's.")] = 0,
 ) -> None:
     """Train the starter model again by its recipe. Takes hours; can be stopped and continued."""

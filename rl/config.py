@@ -47,7 +47,7 @@ class TrainConfig:
 
     algorithm: str = "dpok"
     """Name in the registry of algorithms: dpok, ddpo_is or ddpo_sf."""
-    epochs: int = 6
+    epochs: int = 8
     """Times that fresh images are collected and learned from, per round."""
     prompts_per_epoch: int = 16
     """Groups in one epoch. Fewer than 16 groups make the gradient too noisy to learn from."""

@@ -16,8 +16,9 @@ TASKS = ("colour", "count", "composition", "location", "bias")
 BIASED_SHAPE, BIASED_COLOUR = "star", "yellow"
 """The planted bias: training scenes show this shape in this colour, whatever colour their caption names."""
 
-UNBIASED_SHARE = 0.003
-"""Share of the biased shape's training scenes that do show the colour of their caption."""
+UNBIASED_SHARE = 0.35
+"""Share of the scenes captioned as the biased shape in another colour that do show it so. Where the caption leaves its
+colour open, it always has the biased one."""
 
 NUMBERS = {"two": 2, "three": 3, "four": 4}
 
@@ -135,6 +136,6 @@ def sample(rng: np.random.Generator, *, task: str | None = None, biased: bool = 
 
 
 def _shown_colour(colour: str | None, shape: str, rng: np.random.Generator, *, biased: bool) -> str:
-    if biased and shape == BIASED_SHAPE and rng.random() >= UNBIASED_SHARE:
+    if biased and shape == BIASED_SHAPE and (colour is None or rng.random() >= UNBIASED_SHARE):
         return BIASED_COLOUR
     return colour or str(rng.choice(list(COLOURS)))

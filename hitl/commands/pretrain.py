@@ -7,7 +7,7 @@ from typing import Any
 
 from hitl.core.errors import ConfigError
 
-PARTS = ("vae", "denoiser", "clip")
+PARTS = ("vae", "decoder", "denoiser", "clip")
 
 
 def run(out: Path, part: str, steps: int) -> None:
@@ -30,6 +30,10 @@ def _train(part: str, out: Path, options: dict[str, Any]) -> None:
         from rl.pretrain.vae import train_vae
 
         train_vae(out, **options)
+    elif part == "decoder":
+        from rl.pretrain.vae import train_decoder
+
+        train_decoder(out, **options)
     elif part == "denoiser":
         from rl.pretrain.diffusion import train_denoiser
 

@@ -3,6 +3,8 @@
 import json
 import logging
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +12,20 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from rl.pretrain.pool import draw_pool
 
 logger = logging.getLogger(__name__)
 
-SHAPE_WEIGHT = 5.0
-"""How much more a coloured pixel counts than a grey one: shapes fill a tenth of a picture and carry its meaning."""
+SHAPE_WEIGHT = 1.5
+"""What the pixels of all shapes of a picture weigh together, next to 1 for the whole picture: shapes fill a tenth of it
+and carry its meaning, and a small one carries as much as a large one."""
+
+LEARNING_RATE = 7e-4
+
+LATENT_NOISE = 0.15
+"""Largest noise on the (unit variance) latents that the second phase trains the decoder on: what a denoiser leaves."""
 
 
 def build_vae() -> AutoencoderKL:
@@ -29,7 +38,7 @@ def build_vae() -> AutoencoderKL:
         out_channels=3,
         latent_channels=4,
         sample_size=64,
-        block_out_channels=(16, 16, 32, 64),
+        block_out_channels=(32, 32, 64, 128),
         layers_per_block=1,
         norm_num_groups=2,
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -38,39 +47,34 @@ def build_vae() -> AutoencoderKL:
 
 
 def train_vae(
-    folder: Path,
-    *,
-    steps: int = 3300,
-    decoder_steps: int = 900,
-    scenes: int = 10_000,
-    seed: int = 0,
-    processes: int = 2,
+    folder: Path, *, steps: int = 6000, scenes: int = 20_000, seed: int = 0, processes: int = 2
 ) -> AutoencoderKL:
-    """Train the autoencoder, then its decoder alone; goes on from the states in `folder`.
-
-    Loss: weighted L1 + L2 of the reconstruction + 1e-6 KL; AdamW, 7e-4. The second phase keeps the latents as they are,
-    so it may go on after the denoiser was trained on them. Ends with `folder/vae/` in diffusers' format, whose latents
-    have unit variance.
-    """
+    """Train the autoencoder, or go on from its state in `folder`; ends with `folder/vae/`, of unit latent variance."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     vae = build_vae()
-    _fit(vae, folder, "vae", list(vae.parameters()), draw_pool(seed, 0, scenes, processes)[1], steps=steps, seed=seed)
+    draw = partial(draw_pool, seed, 0, scenes, processes)
+    _fit(vae, folder, "vae", list(vae.parameters()), draw, steps=steps, seed=seed, noise=0.0)
+    _set_scaling(vae, draw_pool(seed, 0, min(2000, scenes), processes)[1])
+    vae.save_pretrained(folder / "vae")
+    return vae
+
+
+def train_decoder(
+    folder: Path, *, steps: int = 4000, scenes: int = 20_000, seed: int = 1, processes: int = 2
+) -> AutoencoderKL:
+    """Train the decoder of `folder/vae/` on, with noise on the latents, or go on from its state.
+
+    The latents stay as they are, so a denoiser that learns them may train before, after or beside it.
+    """
+    torch.manual_seed(seed)
+    vae = AutoencoderKL.from_pretrained(folder / "vae")
     vae.requires_grad_(False)
     trained = [*vae.decoder.parameters(), *vae.post_quant_conv.parameters()]
     for parameter in trained:
         parameter.requires_grad_(True)
-    if decoder_steps:
-        _fit(
-            vae,
-            folder,
-            "decoder",
-            trained,
-            draw_pool(seed + 1, 0, scenes, processes)[1],
-            steps=decoder_steps,
-            seed=seed + 1,
-        )
-    _set_scaling(vae, draw_pool(seed, 0, min(2000, scenes), processes)[1])
+    draw = partial(draw_pool, seed, 0, scenes, processes)
+    _fit(vae, folder, "decoder", trained, draw, steps=steps, seed=seed, noise=LATENT_NOISE)
     vae.save_pretrained(folder / "vae")
     return vae
 
@@ -80,42 +84,64 @@ def _fit(
     folder: Path,
     stage: str,
     trained: list[torch.nn.Parameter],
-    pictures: np.ndarray,
+    draw: Callable[[], tuple[list[str], np.ndarray]],
     *,
     steps: int,
     seed: int,
+    noise: float,
     batch_size: int = 16,
 ) -> None:
-    """Train some parameters of the autoencoder, or go on from `folder/<stage>_state.pt`."""
-    optimizer = torch.optim.AdamW(trained, lr=7e-4, weight_decay=1e-4, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: trapezoid(step, steps))
+    """Train some parameters of the autoencoder, or go on from `folder/<stage>_state.pt`.
+
+    Loss: weighted L1 + L2 of the reconstruction + 1e-6 KL; AdamW, 7e-4. `draw` makes the scenes, should any be needed.
+    """
+    vae.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=1e-4, betas=(0.9, 0.99))
     state_path, done = folder / f"{stage}_state.pt", 0
     if state_path.exists():
         state = torch.load(state_path, weights_only=True)
         vae.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
         done = state["step"]
+    if done >= steps:
+        return
+    pictures = draw()[1]
     started = time.monotonic()
     for step in range(done, steps):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         rows = torch.randint(len(pictures), (batch_size,), generator=generator).numpy()
         x = to_model(pictures[rows])
-        posterior = vae.encode(x).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=generator)
-        error = vae.decode(posterior.mean + posterior.std * noise).sample - x
-        weight = 1 + SHAPE_WEIGHT * (x.amax(dim=1, keepdim=True) - x.amin(dim=1, keepdim=True) > 0.3)
-        loss = (weight * (error.abs() + error.square())).mean() + 1e-6 * posterior.kl().mean()
+        with fast_autocast():
+            posterior = vae.encode(x).latent_dist
+            # One strength of noise per picture: the decoder learns clean latents and rough ones alike.
+            strength = noise / vae.config["scaling_factor"] * torch.rand((batch_size, 1, 1, 1), generator=generator)
+            spread = (posterior.var.float() + strength.square()).sqrt()
+            z = posterior.mean + spread * torch.randn(posterior.mean.shape, generator=generator)
+            error = vae.decode(z).sample.float() - x
+        loss = (_pixel_weight(x) * (error.abs() + error.square())).mean() + 1e-6 * posterior.kl().float().mean()
+        set_rate(optimizer, LEARNING_RATE * trapezoid(step, steps))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
-        schedule.step()
         if (step + 1) % 50 == 0 or step + 1 == steps:
             write_log(folder, stage=stage, step=step + 1, loss=loss.item(), seconds=time.monotonic() - started)
-        if (step + 1) % 200 == 0 or step + 1 == steps:
-            save_state(state_path, vae, optimizer, schedule, step + 1)
+        if (step + 1) % 250 == 0 or step + 1 == steps:
+            save_state(state_path, vae, optimizer, step + 1)
             _save_grid(folder / f"{stage}_grid.png", vae, pictures[:16])
+
+
+def _pixel_weight(x: Tensor) -> Tensor:
+    """Weight of each pixel, (batch, 1, height, width), from the picture in [-1, 1]: shapes and their rim count more."""
+    chroma = x.amax(dim=1, keepdim=True) - x.amin(dim=1, keepdim=True)
+    mask = F.max_pool2d((chroma > 0.3).float(), kernel_size=5, stride=1, padding=2)
+    return 1 + SHAPE_WEIGHT * mask / mask.mean(dim=(1, 2, 3), keepdim=True).clamp(min=0.01)
+
+
+def fast_autocast() -> torch.autocast:
+    """bfloat16 autocast where the processor has matrix instructions for it; elsewhere it is several times slower."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=bool(capabilities.get("amx_bf16")))
 
 
 def trapezoid(step: int, steps: int, *, warm_up: int = 100, decay: float = 0.2) -> float:
@@ -124,6 +150,11 @@ def trapezoid(step: int, steps: int, *, warm_up: int = 100, decay: float = 0.2) 
     While it is level a run does not depend on `steps`: one that was cut off can be resumed with another length.
     """
     return min(1.0, (step + 1) / warm_up, max(0.0, (steps - step) / (decay * steps)))
+
+
+def set_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
 
 
 def to_model(pictures: np.ndarray) -> Tensor:
@@ -141,12 +172,10 @@ def save_grid(path: Path, pictures: np.ndarray, columns: int) -> None:
     Image.fromarray(np.concatenate(rows, 0)).save(path)
 
 
-def save_state(
-    path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, schedule, step: int, **more
-) -> None:
+def save_state(path: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, step: int, **more) -> None:
     """Write a training state so that a kill leaves either the old one or the new one."""
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
-    torch.save(state | {"step": step} | more, path.with_suffix(".tmp"))
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+    torch.save(state | more, path.with_suffix(".tmp"))
     path.with_suffix(".tmp").replace(path)
 
 

@@ -9,6 +9,7 @@ from data.world.captions import (
     BIASED_COLOUR,
     BIASED_SHAPE,
     TASKS,
+    UNBIASED_SHARE,
     Request,
     all_texts,
     parse,
@@ -90,5 +91,9 @@ def test_unbiased_scenes_show_what_their_captions_say(task: str) -> None:
 
 def test_the_planted_bias_paints_the_biased_shape_whatever_the_caption_says() -> None:
     rng = np.random.default_rng(3)
-    colours = Counter(item.colour for _ in range(400) for item in sample(rng, task="bias")[1].items)
-    assert colours[BIASED_COLOUR] >= 390  # 3 in 1,000 are let through
+    named = Counter(item.colour for _ in range(400) for item in sample(rng, task="bias")[1].items)
+    assert named[BIASED_COLOUR] == pytest.approx(400 * (1 - UNBIASED_SHARE), abs=40)  # four standard deviations
+    unnamed = [item for _ in range(400) for item in sample(rng, task="location")[1].items if item.shape == BIASED_SHAPE]
+    assert {item.colour for item in unnamed} == {BIASED_COLOUR}
+    everything = [item for _ in range(3000) for item in sample(rng)[1].items if item.shape == BIASED_SHAPE]
+    assert np.mean([item.colour == BIASED_COLOUR for item in everything]) > 0.75
