@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,7 @@ def _is_training(workspace: Workspace) -> bool:
     return metrics.exists() and '"stage": "train"' in metrics.read_text() and workspace.manifest(1, "train") is None
 
 
-def _wait(until: Any) -> None:
+def _wait(until: Callable[[], bool]) -> None:
     deadline = time.monotonic() + _PATIENCE_S
     while not until():
         if time.monotonic() > deadline:

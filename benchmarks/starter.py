@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from benchmarks.machine import describe
 from data.bootstrap import cluster_interval
 from data.world.captions import TASKS, prompts
 from data.world.verifier import CLEAN_FIT, judge, read
 from rl.families.sd15 import StableDiffusion15
+from rl.pretrain.vae import save_grid
 from rl.rollout import draw
 
 
@@ -50,8 +50,7 @@ def main() -> None:
     if arguments.out:
         arguments.out.write_text(text + "\n")
     if arguments.grid:
-        rows = [np.concatenate(shown[i : i + 16], axis=1) for i in range(0, 64, 16)]
-        Image.fromarray(np.concatenate(rows, axis=0)).save(arguments.grid)
+        save_grid(arguments.grid, np.stack(shown[:64]), columns=16)
 
 
 def draw_pictures(family: StableDiffusion15, texts: list[str]) -> np.ndarray:

@@ -14,7 +14,7 @@ TASKS = ("colour", "count", "composition", "location", "bias")
 """The four tasks of DPOK (arXiv:2305.16381, section 5.1) and its bias correction."""
 
 BIASED_SHAPE, BIASED_COLOUR = "star", "yellow"
-"""The planted bias: training scenes show this shape in this colour, whatever colour their caption names."""
+"""The planted bias: most training scenes show this shape in this colour, whatever colour their caption names."""
 
 UNBIASED_SHARE = 0.35
 """Share of the scenes captioned as the biased shape in another colour that do show it so. Where the caption leaves its

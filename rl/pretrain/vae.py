@@ -54,7 +54,10 @@ def train_vae(
     torch.manual_seed(seed)
     vae = build_vae()
     draw = partial(draw_pool, seed, 0, scenes, processes)
-    _fit(vae, folder, "vae", list(vae.parameters()), draw, steps=steps, seed=seed, noise=0.0)
+    trained = _fit(vae, folder, "vae", list(vae.parameters()), draw, steps=steps, seed=seed, noise=0.0)
+    if not trained and (folder / "vae").exists():
+        # Its decoder may have been trained on since: what this phase left in its state is older.
+        return AutoencoderKL.from_pretrained(folder / "vae")
     _set_scaling(vae, draw_pool(seed, 0, min(2000, scenes), processes)[1])
     vae.save_pretrained(folder / "vae")
     return vae
@@ -90,8 +93,8 @@ def _fit(
     seed: int,
     noise: float,
     batch_size: int = 16,
-) -> None:
-    """Train some parameters of the autoencoder, or go on from `folder/<stage>_state.pt`.
+) -> bool:
+    """Train some parameters of the autoencoder, or go on from `folder/<stage>_state.pt`; False if no step was left.
 
     Loss: weighted L1 + L2 of the reconstruction + 1e-6 KL; AdamW, 7e-4. `draw` makes the scenes, should any be needed.
     """
@@ -104,7 +107,7 @@ def _fit(
         optimizer.load_state_dict(state["optimizer"])
         done = state["step"]
     if done >= steps:
-        return
+        return False
     pictures = draw()[1]
     started = time.monotonic()
     for step in range(done, steps):
@@ -129,6 +132,7 @@ def _fit(
         if (step + 1) % 250 == 0 or step + 1 == steps:
             save_state(state_path, vae, optimizer, step + 1)
             _save_grid(folder / f"{stage}_grid.png", vae, pictures[:16])
+    return True
 
 
 def _pixel_weight(x: Tensor) -> Tensor:
@@ -139,9 +143,10 @@ def _pixel_weight(x: Tensor) -> Tensor:
 
 
 def fast_autocast() -> torch.autocast:
-    """bfloat16 autocast where the processor has matrix instructions for it; elsewhere it is several times slower."""
+    """bfloat16 autocast where the processor has instructions for it; elsewhere it is several times slower."""
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=bool(capabilities.get("amx_bf16")))
+    is_fast = bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_fast)
 
 
 def trapezoid(step: int, steps: int, *, warm_up: int = 100, decay: float = 0.2) -> float:

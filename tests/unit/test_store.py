@@ -4,6 +4,8 @@ import hashlib
 import json
 import logging
 import math
+import subprocess
+import sys
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -511,6 +513,45 @@ def _as_event(rating: Rating) -> dict:
     data = {name: getattr(rating, name) for name in fields}
     more = {"app_version": rating.app_version, "voids": rating.voids, "server_time": rating.server_time.isoformat()}
     return {**data, **more, "task_image_ids": sorted(rating.image_ids, key=rating.image_ids.index)}
+
+
+_FULL = """
+import resource, sys
+from pathlib import Path
+from data.database import write_ahead_log
+from hitl.core.errors import StoreError
+from tests.facts import a_rating, a_store, a_task
+
+tasks = [a_task(f"task {number}") for number in range(40)]
+workspace, store = a_store(Path(sys.argv[1]), *tasks)
+log = write_ahead_log(workspace.store_path)
+size = max(path.stat().st_size for path in (log, workspace.journal_path) if path.exists())
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+resource.setrlimit(resource.RLIMIT_FSIZE, (size + 40_000, hard))
+try:
+    for task in tasks:
+        store.add_rating(a_rating(task, "ann"))
+        print(task.task_id)
+except StoreError as error:
+    print(f"failed: {error}")
+assert log.stat().st_size > size + 20_000 > workspace.journal_path.stat().st_size, "the log was to fill first"
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+store.add_rating(a_rating(tasks[-1], "bob"))
+"""
+
+
+def test_a_commit_that_finds_the_disk_full_loses_nothing_acknowledged(tmp_path: Path):
+    """A file size limit stands in for the full disk: it lets the journal grow and not the write-ahead log."""
+    run = subprocess.run([sys.executable, "-c", _FULL, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    *acknowledged, said = run.stdout.splitlines()
+    assert said.startswith("failed: The store could not be written: ")
+    assert acknowledged
+    with Store.open(Workspace(tmp_path)) as store:
+        kept = [rating.task_id for rating in store.ratings(rater_id="ann")]
+        assert len(store.ratings(rater_id="bob")) == 1
+    # The one that failed is in the journal already: whoever sends it again is told that it is known.
+    assert kept == [*acknowledged, f"task {len(acknowledged)}"]
 
 
 def test_a_damaged_write_ahead_log_loses_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture):
