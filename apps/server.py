@@ -2,13 +2,15 @@
 
 import asyncio
 import hmac
+import ipaddress
 import logging
 import os
+import re
 import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
@@ -24,7 +26,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from apps.session import RatingDesk, Receipt, Refused, Submission, Withdrawal
+from apps.session import RatingDesk, Receipt, Refused, Submission, Withdrawal, check_same_rater
 from data.records import Rater
 from data.store import Store
 from data.workspace import Workspace
@@ -36,6 +38,10 @@ logger = logging.getLogger(__name__)
 _LARGEST_BODY = 64 * 1024
 _SESSION_DAYS = 30
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+_OWN_NAMES = ("127.0.0.1", "localhost", "[::1]")
+
+_PAGE_HEADER = "x-hitl-page"
+"""`WORKSPACE.RATER`: whom a page was opened for. A second tab, or another hub on this port, may have changed that."""
 
 _RESEARCHER_ONLY = ("This page is for the researcher.", "Open the link to the board that hitl printed.")
 
@@ -55,6 +61,35 @@ _HEADERS = (
 )
 
 
+class HostGate:
+    """Refuses every request for another host than this machine.
+
+    A site can let its own name point to 127.0.0.1 once its page is open; to the browser this app is then that site's.
+    """
+
+    def __init__(self, app: ASGIApp, *, names: Collection[str]) -> None:
+        self.app = app
+        self.names = frozenset(name.lower() for name in names)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request = Request(scope)
+        host = request.headers.get("host", "")
+        if re.sub(r":\d*$", "", host).lower() in self.names:
+            await self.app(scope, receive, send)
+            return
+        logger.warning("Refused %s %s for the host %r.", request.method, request.url.path, host)
+        refuse = _error_response(
+            request,
+            403,
+            f"The rating app answers to 127.0.0.1 and localhost here, not to {host[:80] or 'no name at all'}.",
+            "Open the link that hitl printed; for raters on other machines set server.host.",
+        )
+        await refuse(scope, receive, _with_headers(send))
+
+
 class Gatekeeper:
     """Refuses, before anything is parsed: requests from other sites' pages, large bodies, Gradio routes not needed."""
 
@@ -68,20 +103,24 @@ class Gatekeeper:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                sent = {name.lower() for name, _ in message["headers"]}
-                message["headers"] = [*message["headers"], *(pair for pair in _HEADERS if pair[0] not in sent)]
-            await send(message)
-
         request = Request(scope)
         refusal = _refusal(request)
         if refusal is None:
-            await self.app(scope, receive, send_with_headers)
+            await self.app(scope, receive, _with_headers(send))
             return
         logger.warning("Refused %s %s: %s", request.method, request.url.path, refusal.message)
-        await _error_response(request, refusal.status, refusal.message, refusal.hint)(scope, receive, send_with_headers)
+        refuse = _error_response(request, refusal.status, refusal.message, refusal.hint)
+        await refuse(scope, receive, _with_headers(send))
+
+
+def _with_headers(send: Send) -> Send:
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            sent = {name.lower() for name, _ in message["headers"]}
+            message["headers"] = [*message["headers"], *(pair for pair in _HEADERS if pair[0] not in sent)]
+        await send(message)
+
+    return send_with_headers
 
 
 def _refusal(request: Request) -> Refused | None:
@@ -124,13 +163,24 @@ class Doorkeeper:
 
     store: Store
     token: str
+    workspace_id: str
 
     def rater(self, request: Request) -> Rater:
         rater_id = request.session.get("rater")
         known = self.store.rater(rater_id) if isinstance(rater_id, str) else None
         if known is None:
             raise Refused("Please say who you are first.", hint="Open the first page and give a name.", status=401)
+        page = request.headers.get(_PAGE_HEADER)
+        if page is not None:
+            workspace_id, _, believed = page.partition(".")
+            if workspace_id != self.workspace_id:
+                raise Refused("This page was opened for another workspace.", hint="Reload the page.", status=409)
+            check_same_rater(known.rater_id, believed)
         return known
+
+    def describe(self, rater: Rater) -> dict[str, str]:
+        """A rater for their page, which keeps what is not sent yet under these two ids."""
+        return {"rater_id": rater.rater_id, "name": rater.name, "workspace_id": self.workspace_id}
 
     def is_researcher(self, request: Request) -> bool:
         return request.session.get("researcher") is True
@@ -163,7 +213,9 @@ def build_server(store: Store, workspace: Workspace, live: Live, *, token: str, 
     """The whole app over an open store. Nothing is global: two servers in one process do not know of each other."""
     app = FastAPI(title="hitl", docs_url=None, redoc_url=None, openapi_url=None)
     desk = RatingDesk(store, live, lease_s=lease_s)
-    door = Doorkeeper(store, token)
+    # From the secret, because it is the workspace's own and outlasts a restart. So short a hash gives nothing away.
+    workspace_id = sha256(secret.encode()).hexdigest()[:8]
+    door = Doorkeeper(store, token, workspace_id)
     _answer_errors_in_words(app)
     _add_rating_routes(app, desk, door)
     _add_image_route(app, workspace, door)
@@ -177,7 +229,7 @@ def build_server(store: Store, workspace: Workspace, live: Live, *, token: str, 
         SessionMiddleware,
         secret_key=secret,
         # Cookies do not know ports: two hubs on one host need cookies of different names.
-        session_cookie=f"hitl_{sha256(secret.encode()).hexdigest()[:8]}",
+        session_cookie=f"hitl_{workspace_id}",
         max_age=_SESSION_DAYS * 24 * 3600,
         same_site="lax",
     )
@@ -190,14 +242,14 @@ def _add_rating_routes(app: FastAPI, desk: RatingDesk, door: Doorkeeper) -> None
     known = Depends(door.rater)
 
     @app.post("/api/join")
-    def join(request: Request, joining: Joining) -> dict[str, Any]:
+    def join(request: Request, joining: Joining) -> dict[str, str]:
         rater = desk.join(joining.name, joining.kind)
         request.session["rater"] = rater.rater_id
-        return {"rater_id": rater.rater_id, "name": rater.name}
+        return door.describe(rater)
 
     @app.get("/api/me")
-    def me(rater: Rater = known) -> dict[str, Any]:
-        return {"rater_id": rater.rater_id, "name": rater.name}
+    def me(rater: Rater = known) -> dict[str, str]:
+        return door.describe(rater)
 
     @app.post("/api/leave")
     def leave(request: Request) -> dict[str, Any]:
@@ -370,7 +422,7 @@ class RunningServer:
 
 
 def serve(app: Callable[..., Any], host: str, port: int) -> RunningServer:
-    """Serve the app until `stop`; port 0 takes any that is free.
+    """Serve the app until `stop`; port 0 takes any that is free. On a loopback address, for this machine's names only.
 
     Raises:
         ConfigError: the address cannot be had, usually because another program listens there.
@@ -385,8 +437,12 @@ def serve(app: Callable[..., Any], host: str, port: int) -> RunningServer:
         listener.close()
         raise ConfigError(
             f"The rating app cannot listen on {host}, port {port}: {getattr(error, 'strerror', None) or error}.",
-            hint="Stop the program that uses the port, or choose another one with --set serve.port=0 (any free port).",
+            hint="Stop the program that uses the port, or choose another one with --set server.port=0 (any free port).",
         ) from error
+    shown = "127.0.0.1" if host in ("0.0.0.0", "") else host
+    shown = f"[{shown}]" if ":" in shown else shown
+    if ipaddress.ip_address(listener.getsockname()[0]).is_loopback:
+        app = HostGate(app, names=(*_OWN_NAMES, shown))
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -403,6 +459,4 @@ def serve(app: Callable[..., Any], host: str, port: int) -> RunningServer:
             listener.close()
             raise ConfigError("The rating app did not start.", hint="The log says why; `hitl doctor` checks the rest.")
         time.sleep(0.01)
-    shown = "127.0.0.1" if host in ("0.0.0.0", "") else host
-    shown = f"[{shown}]" if ":" in shown else shown
     return RunningServer(f"http://{shown}:{listener.getsockname()[1]}", server, thread, listener)

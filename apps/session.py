@@ -126,6 +126,7 @@ class RatingDesk:
             "tasks": [describe(offer) for offer in offers],
             "progress": progress,
             "live": describe_live(status, waiting_for_others=progress["done"] < progress["needed"]),
+            "lease_s": self.lease_s,
         }
 
     def progress(self) -> dict[str, Any]:
@@ -155,14 +156,10 @@ class RatingDesk:
             Refused: the rating is not one of this rater, or does not fit its task.
             ConfigError: the payload is none that its kind knows.
         """
-        _same_rater(rater_id, sent.rater_id)
+        check_same_rater(rater_id, sent.rater_id)
         _check_uuid(sent.rating_id)
         if not sent.payload:  # to the store an empty answer is an undo, which has a way of its own
             raise Refused("The rating holds no answer.", hint="Send a payload.", status=400)
-        if not 0 <= sent.dwell_ms <= _LONGEST_DWELL_MS:
-            raise Refused(
-                f"A dwell time of {sent.dwell_ms} ms cannot be.", hint="It must be between 0 and one day.", status=400
-            )
         rating = Rating(
             rating_id=sent.rating_id,
             task_id=sent.task_id,
@@ -170,7 +167,7 @@ class RatingDesk:
             kind=sent.kind,
             payload=sent.payload,
             image_ids=tuple(sent.image_ids),
-            dwell_ms=sent.dwell_ms,
+            dwell_ms=min(max(sent.dwell_ms, 0), _LONGEST_DWELL_MS),  # a page left open for days is no reason to refuse
             client_time=_check_time(sent.client_time),
             server_time=datetime.now(UTC),
             app_version=app_version(),
@@ -179,7 +176,7 @@ class RatingDesk:
 
     def undo(self, rater_id: str, sent: Withdrawal) -> Receipt:
         """Void one of the rater's own ratings; its task is open to them again."""
-        _same_rater(rater_id, sent.rater_id)
+        check_same_rater(rater_id, sent.rater_id)
         _check_uuid(sent.rating_id)
         own = reversed(self.store.ratings(rater_id=rater_id))  # nearly always one of the last
         voided = next((rating for rating in own if rating.rating_id == sent.voids), None)
@@ -258,7 +255,8 @@ def app_version() -> str:
         return "unknown"
 
 
-def _same_rater(rater_id: str, believed: str | None) -> None:
+def check_same_rater(rater_id: str, believed: str | None) -> None:
+    """Raise Refused when the page believes that it rates for somebody else."""
     if believed is not None and believed != rater_id:
         raise Refused(
             "This browser is now signed in as somebody else.", hint="Reload the page to see as whom.", status=409

@@ -31,9 +31,9 @@ function openStorage() {
 
 class Outbox {
   /** `send(path, body)` answers { status, body } and throws when the network is gone. */
-  constructor(storage, raterId, send, told) {
+  constructor(storage, owner, send, told) {
     this.storage = storage;
-    this.prefix = 'hitl.outbox.' + raterId + '.';
+    this.prefix = 'hitl.outbox.' + owner + '.';
     this.tab = newId().slice(0, 8);
     this.send = send;
     this.told = told;
@@ -88,21 +88,27 @@ class Outbox {
         if (!entry) { this.storage.removeItem(key); continue; }
         let answer = null;
         try { answer = await this.send(entry.path, entry.body); } catch (error) { answer = { status: 0, body: {} }; }
-        if (answer.status === 401) { this.closed = true; this.told('signed-out', answer, entry); return; }
-        if (answer.status === 0 || answer.status === 408 || answer.status === 429 || answer.status >= 500) {
+        // Signed out, or signed in as somebody else by another tab: these are sent when their rater is back.
+        if (answer.status === 401 || answer.status === 409) { this.tell('signed-out', answer, entry); this.close(); return; }
+        // 403 is about the way here, never about the rating.
+        if (answer.status === 0 || answer.status === 403 || answer.status === 408 || answer.status === 429 || answer.status >= 500) {
           this.failures += 1;
-          this.told('kept', answer, entry);
+          this.tell('kept', answer, entry);
           this.timer = setTimeout(() => this.flush(), Math.min(8000, 400 * 2 ** Math.min(this.failures, 5)));
           return;
         }
         this.storage.removeItem(key);
         this.failures = 0;
-        this.told(answer.status < 300 ? 'sent' : 'refused', answer, entry);
+        this.tell(answer.status < 300 ? 'sent' : 'refused', answer, entry);
       }
+      if (this.failures) { this.failures = 0; this.tell('sent'); } // by another tab
     } finally {
       this.sending = false;
     }
   }
+
+  /** Whoever closed it no longer asks: the page may be somebody else's by now. */
+  tell(event, answer, entry) { if (!this.closed) this.told(event, answer, entry); }
 
   close() { this.closed = true; clearTimeout(this.timer); }
 }

@@ -6,7 +6,7 @@ const ACKNOWLEDGE_MS = 120; // how long the chosen frame is seen
 const AHEAD = 3; // tasks that are fetched and decoded before they are needed
 const MOST_HELD = 10; // as many as the server hands to one rater
 const POLL_MS = 1000;
-const RENEW_MS = 60000;
+const LONGEST_RENEW_S = 60;
 const MOST_UNDO = 10;
 const MOST_WAITING_KEYS = 30;
 const CRISP_BELOW = 2; // pictures shown at this scale or more keep their pixels' edges
@@ -34,16 +34,26 @@ let ready = false; // its pictures have been seen long enough
 let shownAt = 0;
 let waitingKeys = []; // pressed before the pictures were ready: used one by one, never dropped
 let rated = new Set(); // tasks rated here; the server may still offer them while a rating is on its way
+let marks = 0; // how often `rated` has grown
 let history = []; // the last ratings, for undo
 let progress = null;
 let fetching = false;
 let pollTimer = null;
 let renewTimer = null;
+let renewMs = LONGEST_RENEW_S * 1000;
+let renewDue = false; // the tasks held here have not been asked for again for so long
+let present = false; // somebody has touched key, mouse or screen since they were
+let pointerAt = '';
+let over = false; // all rounds are done and everything is sent: the server may go
 
 /* talking to the server */
 
-async function call(path, body) {
+/** What is kept in this browser for a rater: per workspace, for names and task ids are the same in all of them. */
+const ownerOf = (who) => who.workspace_id + '.' + who.rater_id;
+
+async function call(path, body, who = rater) {
   const options = { headers: {}, signal: AbortSignal.timeout(15000), credentials: 'same-origin' };
+  if (who) options.headers['X-Hitl-Page'] = ownerOf(who);
   if (body !== undefined) {
     options.method = 'POST';
     options.headers['Content-Type'] = 'application/json';
@@ -68,18 +78,19 @@ function signIn(who) {
   find('[data-who]').textContent = rater.name;
   storage.setItem('hitl.name', rater.name);
   if (outbox) outbox.close();
-  outbox = new Outbox(storage, rater.rater_id, call, onOutbox);
+  outbox = new Outbox(storage, ownerOf(who), (path, body) => call(path, body, who), onOutbox);
   rated = new Set(outbox.ratings().map((body) => body.task_id));
-  try { history = JSON.parse(storage.getItem('hitl.history.' + rater.rater_id)) || []; } catch (error) { history = []; }
+  try { history = JSON.parse(storage.getItem('hitl.history.' + ownerOf(rater))) || []; } catch (error) { history = []; }
   current = null;
   queue = [];
   waitingKeys = [];
+  over = false;
   outbox.flush();
   refill();
 }
 
 function onOutbox(event, answer, entry) {
-  if (event === 'signed-out') { showJoin('Your session has ended. Give your name again; nothing is lost.'); return; }
+  if (event === 'signed-out') { onSignedOut(answer); return; }
   if (event === 'kept') {
     const left = outbox.size;
     const why = answer.status ? answer.body.error || 'The server is busy.' : 'No connection.';
@@ -89,25 +100,40 @@ function onOutbox(event, answer, entry) {
   setBanner('');
   if (event === 'refused') {
     rated.delete(entry.body.task_id);
-    if (answer.status === 409) { location.reload(); return; }
     say('A rating was not taken: ' + (answer.body.error || 'the server refused it') + '.');
     setBanner('A rating was not taken. ' + (answer.body.error || ''), 6000);
   }
 }
 
+function onSignedOut(answer) {
+  const why = answer.status === 409 ? answer.body.error : 'Your session has ended.';
+  showJoin(why + ' Give your name again; nothing is lost.');
+}
+
+/** Ask for tasks. This also renews the leases of those held here, so with nobody at the page it is not done. */
 async function refill() {
   if (fetching || !rater) return;
   fetching = true;
   clearTimeout(pollTimer);
   clearTimeout(renewTimer);
+  renewDue = false;
+  present = false;
+  const asking = rater;
+  const marksBefore = marks;
+  const sentAll = !outbox.size;
   const unsent = outbox.ratings().length;
   let answer = null;
   try { answer = await call('api/tasks?limit=' + Math.min(MOST_HELD, AHEAD + 1 + unsent)); } catch (error) { answer = null; }
   fetching = false;
-  if (answer && answer.status === 401) { showJoin('Your session has ended. Give your name again; nothing is lost.'); return; }
+  if (rater !== asking) { refill(); return; } // this page was signed in anew meanwhile
+  if (answer && (answer.status === 401 || answer.status === 409)) { onSignedOut(answer); return; }
   if (!answer || answer.status !== 200) { onNoAnswer(answer); return; }
   if (!outbox.size) setBanner('');
+  renewMs = Math.min(LONGEST_RENEW_S, answer.body.lease_s / 3) * 1000;
+  over = false;
   const offered = answer.body.tasks;
+  // The server had every rating of this page when it answered: what it offers again was undone in another tab.
+  if (sentAll && marks === marksBefore) offered.forEach((task) => rated.delete(task.task_id));
   if (offered.length < MOST_HELD) {
     // Tasks that are no longer ours (a lease ran out, the round is over) leave the queue unseen.
     const ids = new Set(offered.map((task) => task.task_id));
@@ -118,16 +144,37 @@ async function refill() {
     if (!known) queue.push(prepare(task));
   }
   setProgress(answer.body.progress, outbox.ratings().length);
-  if (!current) {
-    if (queue.length) next();
-    else if (answer.body.state === 'rating' || outbox.size) poll(250); // what is offered is still on its way to the server
-    else { showWaiting(answer.body); poll(POLL_MS); }
+  if (!current && queue.length) next();
+  if (current) {
+    clearTimeout(renewTimer);
+    renewTimer = setTimeout(renew, renewMs);
+  } else if (answer.body.state === 'rating' || outbox.size) {
+    poll(250); // what is offered is still on its way to the server
   } else {
-    renewTimer = setTimeout(refill, RENEW_MS);
+    over = answer.body.state === 'finished';
+    showWaiting(answer.body);
+    if (!over) poll(POLL_MS);
   }
 }
 
+/** Keep the tasks held here, if somebody is at the page; else as soon as somebody is, or the lease runs out. */
+function renew() {
+  renewDue = true;
+  if (present) refill();
+}
+
+function onPresence(event) {
+  if (event.type === 'pointermove') {
+    const at = event.screenX + ' ' + event.screenY;
+    if (at === pointerAt) return; // the page moved below a mouse that lies still
+    pointerAt = at;
+  }
+  present = true;
+  if (renewDue) refill();
+}
+
 function onNoAnswer(answer) {
+  if (over) return;
   setBanner(answer ? (answer.body.error || 'The server is busy.') + ' Trying again …' : 'No connection. Your ratings are kept; trying again …');
   poll(POLL_MS);
 }
@@ -221,7 +268,7 @@ function fit() {
 /* what a rater does */
 
 function press(action) {
-  if (root.dataset.view === 'wait' && action === 'undo') { undo(); return; }
+  if (root.dataset.view === 'wait' && action === 'undo' && !find('[data-undo-wait]').hidden) { undo(); return; }
   if (root.dataset.view !== 'rate') return;
   if (action === 'zoom') { zoom(); return; }
   if (ready && !waitingKeys.length) { perform(action); return; }
@@ -257,7 +304,7 @@ function vote(choice) {
     rating_id: newId(), task_id: task.task_id, kind: task.kind, payload: { choice }, image_ids: task.image_ids,
     dwell_ms: Math.round(performance.now() - shownAt), client_time: new Date().toISOString(), rater_id: rater.rater_id,
   };
-  rated.add(task.task_id);
+  markRated(task.task_id);
   const { pictures, ...plain } = task;
   history = [...history, { rating_id: rating.rating_id, choice, task: plain }].slice(-MOST_UNDO);
   saveHistory();
@@ -265,6 +312,11 @@ function vote(choice) {
   if (choice !== 'skip') count(+1);
   say(SAID[choice] || 'Stored.');
   setTimeout(() => { if (current === task) next(); }, ACKNOWLEDGE_MS);
+}
+
+function markRated(taskId) {
+  rated.add(taskId);
+  marks += 1;
 }
 
 function undo() {
@@ -303,7 +355,7 @@ function zoom() {
 }
 
 function saveHistory() {
-  try { storage.setItem('hitl.history.' + rater.rater_id, JSON.stringify(history)); } catch (error) { /* undo then ends at a refresh */ }
+  try { storage.setItem('hitl.history.' + ownerOf(rater), JSON.stringify(history)); } catch (error) { /* undo then ends at a refresh */ }
 }
 
 async function join(event) {
@@ -340,16 +392,19 @@ function setView(name) {
 }
 
 function showJoin(problem) {
+  const name = find('#hitl-name');
+  if (!name.value) name.value = (rater && rater.name) || storage.getItem('hitl.name') || '';
+  if (outbox) outbox.close();
   rater = null;
   current = null;
   queue = [];
+  waitingKeys = [];
+  showWaitingKeys();
   clearTimeout(pollTimer);
   clearTimeout(renewTimer);
   setView('join');
   setBanner('');
   document.title = 'hitl · rate';
-  const name = find('#hitl-name');
-  if (!name.value) name.value = storage.getItem('hitl.name') || '';
   find('[data-join-problem]').textContent = problem || '';
   name.focus({ preventScroll: true });
 }
@@ -521,13 +576,14 @@ function onOtherTab(event) {
   if (!outbox || !event.key || !event.key.startsWith(outbox.prefix) || !event.newValue) return;
   const entry = JSON.parse(event.newValue);
   if (entry.path !== 'api/ratings') return;
-  rated.add(entry.body.task_id);
+  markRated(entry.body.task_id);
   queue = queue.filter((task) => task.task_id !== entry.body.task_id);
   if (current && current.task_id === entry.body.task_id) next();
 }
 
 buildControls();
 document.addEventListener('keydown', onKey);
+for (const sign of ['keydown', 'pointerdown', 'pointermove']) document.addEventListener(sign, onPresence, { capture: true, passive: true });
 root.addEventListener('click', onClick);
 // A click must not leave the focus on a button: Space would then press it again instead of zooming.
 root.addEventListener('mousedown', (event) => { if (event.target.closest('button, [data-card]')) event.preventDefault(); });
@@ -535,7 +591,7 @@ find('form').addEventListener('submit', join);
 window.addEventListener('pagehide', giveBack);
 window.addEventListener('pageshow', (event) => { if (event.persisted) location.reload(); });
 window.addEventListener('storage', onOtherTab);
-window.addEventListener('online', () => { if (outbox) outbox.flush(); refill(); });
+window.addEventListener('online', () => { if (outbox) outbox.flush(); if (!current) refill(); });
 document.addEventListener('visibilitychange', () => { if (!document.hidden && root.dataset.view === 'wait') refill(); });
 new ResizeObserver(fit).observe(find('.cards'));
 start();

@@ -1,5 +1,6 @@
 """A real hub and a real Chromium: what the browser tests drive."""
 
+import contextlib
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -42,8 +43,20 @@ class Hub:
     store: Store
     workspace: Workspace
     live: Live
-    server: RunningServer
+    lease_s: int
+    server: RunningServer = field(init=False)
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+
+    def serve(self, port: int = 0) -> None:
+        app = build_server(
+            self.store,
+            self.workspace,
+            self.live,
+            token="the-token",
+            secret=str(self.workspace.root),
+            lease_s=self.lease_s,
+        )
+        self.server = serve(app, "127.0.0.1", port)
 
     def add_round(self, number: int, tasks: int, *, overlap: int = 1) -> None:
         """A round of drawn pairs, as the draw stage would leave it."""
@@ -86,17 +99,30 @@ class Hub:
         return file.getvalue()
 
 
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[Hub]:
+@contextlib.contextmanager
+def a_hub(folder: Path, *, port: int = 0, lease_s: int = 300) -> Iterator[Hub]:
     """Empty, and waiting for people: a test adds its rounds."""
-    workspace, live = Workspace(tmp_path / "workspace"), Live()
+    workspace, live = Workspace(folder), Live()
     with Store.open(workspace, create=True) as store:
         live.enter("rate", "Waiting for ratings", round=1, rounds=5)
-        server = serve(
-            build_server(store, workspace, live, token="the-token", secret=str(tmp_path), lease_s=300), "127.0.0.1", 0
-        )
-        yield Hub(store, workspace, live, server)
-        server.stop()
+        hub = Hub(store, workspace, live, lease_s)
+        hub.serve(port)
+        try:
+            yield hub
+        finally:
+            hub.server.stop()
+
+
+@pytest.fixture
+def lease_s() -> int:
+    """A test that waits for leases to run out parametrises this."""
+    return 300
+
+
+@pytest.fixture
+def hub(tmp_path: Path, lease_s: int) -> Iterator[Hub]:
+    with a_hub(tmp_path / "workspace", lease_s=lease_s) as served:
+        yield served
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Request, expect
 
-from .conftest import Hub, open_page, when_ready
+from .conftest import Hub, a_hub, open_page, when_ready
 
 pytestmark = pytest.mark.e2e
 
@@ -24,6 +26,12 @@ def press_slowly(page: Page, key: str) -> None:
     before = page.locator("[data-task]").first.get_attribute("data-task")
     page.keyboard.press(key)
     expect(page.locator(f'[data-task="{before}"]')).to_have_count(0)
+
+
+def press_at(page: Page, task_id: str, key: str) -> None:
+    """Rate the last task there is, after which no other comes."""
+    expect(page.locator(f'[data-task="{task_id}"][data-ready="yes"]')).to_have_count(1)
+    page.keyboard.press(key)
 
 
 def test_every_key_means_what_its_cap_says(hub: Hub, context: BrowserContext) -> None:
@@ -217,6 +225,159 @@ def test_a_second_tab_of_one_rater_counts_no_task_twice(hub: Hub, context: Brows
         page.wait_for_timeout(500)
     wait_for(lambda: len(hub.standing()) == 6)
     assert len({rating.task_id for rating in hub.standing()}) == 6
+
+
+def test_a_task_undone_in_a_tab_that_was_closed_comes_back_in_the_other(hub: Hub, context: BrowserContext) -> None:
+    hub.add_round(1, 2)
+    first = open_page(context, hub, "Anna")
+    when_ready(first)
+    second = context.new_page()
+    second.goto(hub.server.url)
+    press_slowly(second, "ArrowLeft")
+    expect(first.locator('[data-task="r1-001"]')).to_have_count(1)
+    press_slowly(second, "u")
+    wait_for(lambda: len(hub.store.ratings()) == 2)
+    second.close()
+    press_slowly(first, "t")
+    press_at(first, "r1-000", "ArrowRight")
+    wait_for(lambda: hub.choices() == ["tie", "right"])
+    expect(first.get_by_role("heading", name="You have rated everything there is for now.")).to_be_visible()
+
+
+def test_ratings_of_a_tab_whose_browser_became_somebody_else_wait_for_their_rater(
+    hub: Hub, context: BrowserContext
+) -> None:
+    hub.add_round(1, 9)
+    annas = open_page(context, hub, "Anna")
+    when_ready(annas)
+    context.route("**/api/ratings", lambda route: route.abort())
+    for key in ("ArrowLeft", "ArrowRight"):
+        press_slowly(annas, key)
+    expect(annas.locator("[data-banner]")).to_contain_text("2 ratings are kept here")
+    bos = context.new_page()
+    bos.goto(hub.server.url)
+    when_ready(bos)  # as Anna, who is signed in
+    bos.keyboard.press("?")
+    bos.get_by_role("button", name="Rate as somebody else").click()
+    bos.get_by_label("Your name").fill("Bo")
+    bos.keyboard.press("Enter")
+    when_ready(bos)
+    context.unroute("**/api/ratings")
+    expect(annas.locator("[data-join-problem]")).to_contain_text("nothing is lost")
+    assert hub.standing() == []
+    expect(annas.get_by_label("Your name")).to_have_value("Anna")
+    annas.keyboard.press("Enter")
+    wait_for(lambda: hub.choices() == ["left", "right"])
+    anna = hub.store.rater_by_name("Anna")
+    assert anna is not None
+    assert {rating.rater_id for rating in hub.standing()} == {anna.rater_id}
+
+
+def test_two_workspaces_at_one_address_do_not_mix(hub: Hub, context: BrowserContext, tmp_path: Path) -> None:
+    """Names and task ids are the same in both, and the browser keeps what is not sent by address."""
+    hub.add_round(1, 4)
+    first = open_page(context, hub, "Anna")
+    press_slowly(first, "ArrowLeft")
+    wait_for(lambda: len(hub.standing()) == 1)
+    first.route("**/api/ratings", lambda route: route.abort())
+    press_slowly(first, "ArrowRight")
+    expect(first.locator("[data-banner]")).to_contain_text("1 rating is kept here")
+    port = urlsplit(hub.server.url).port
+    assert port is not None
+    hub.server.stop()
+    with a_hub(tmp_path / "other", port=port) as other:
+        other.add_round(1, 4)
+        second = open_page(context, other, "Anna")
+        when_ready(second)
+        second.keyboard.press("u")
+        expect(second.locator("[data-say]")).to_have_text("There is nothing to undo.")
+        expect(second.locator("[data-banner]")).to_be_hidden()
+        first.unroute("**/api/ratings")
+        expect(first.locator("[data-join-problem]")).to_contain_text("another workspace")
+        press_slowly(second, "b")
+        wait_for(lambda: other.choices() == ["both_bad"])
+        second.close()
+    hub.serve(port)
+    first.reload()
+    wait_for(lambda: hub.choices() == ["left", "right"])
+    assert [rating.task_id for rating in hub.standing()] == ["r1-000", "r1-001"]
+
+
+def free_for_others(hub: Hub) -> list[str]:
+    """What another rater would be handed now. A lease of no length holds nothing."""
+    return [offer.task.task_id for offer in hub.store.lease("somebody else", limit=9, lease_s=0)]
+
+
+@pytest.mark.parametrize("lease_s", [5])
+def test_an_open_page_with_nobody_at_it_gives_its_tasks_up(hub: Hub, context: BrowserContext) -> None:
+    hub.add_round(1, 2)
+    context.clock.install()
+    page = open_page(context, hub, "Bo")
+    when_ready(page)
+    end = time.monotonic() + 25
+    page.clock.fast_forward(61_000)
+    time.sleep(1)
+    while free_for_others(hub) != ["r1-000", "r1-001"]:
+        assert time.monotonic() < end, "The page kept its tasks."
+        page.clock.fast_forward(61_000)  # its timers fire; nobody touches it
+        time.sleep(1)
+    page.mouse.move(300, 300)
+    wait_for(lambda: free_for_others(hub) == [])  # somebody is back
+
+
+@pytest.mark.parametrize("lease_s", [9])
+def test_a_rater_who_is_there_keeps_their_tasks_for_longer_than_a_lease(hub: Hub, context: BrowserContext) -> None:
+    hub.add_round(1, 2)
+    page = open_page(context, hub, "Bo")
+    when_ready(page)
+    for step in range(60):
+        page.mouse.move(100 + step, 100)
+        assert free_for_others(hub) == []
+        time.sleep(0.25)
+    press_slowly(page, "ArrowLeft")
+    press_at(page, "r1-001", "ArrowRight")
+    wait_for(lambda: hub.choices() == ["left", "right"])
+
+
+def test_when_all_rounds_are_done_the_page_no_longer_needs_the_server(hub: Hub, context: BrowserContext) -> None:
+    hub.add_round(1, 1)
+    page = open_page(context, hub, "Anna")
+    when_ready(page)
+    page.keyboard.press("ArrowLeft")
+    wait_for(lambda: hub.choices() == ["left"])
+    hub.live.enter("finished", "All rounds are done")
+    thanks = page.get_by_role("heading", name="All rounds are done. Thank you!")
+    expect(thanks).to_be_visible()
+    page.wait_for_timeout(1500)  # what was under way has come back
+    asked: list[str] = []
+
+    def note(request: Request) -> None:
+        asked.append(urlsplit(request.url).path)
+
+    page.on("request", note)
+    hub.server.stop()
+    page.wait_for_timeout(3000)
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")  # somebody looks at the page again
+    page.wait_for_timeout(1500)
+    expect(thanks).to_be_visible()
+    expect(page.locator("[data-detail]")).to_have_text("You can close this page.")
+    expect(page.locator("[data-banner]")).to_be_hidden()
+    assert asked.count("/api/tasks") <= 1
+
+
+def test_while_the_machine_learns_there_is_no_undo_by_key_either(hub: Hub, context: BrowserContext) -> None:
+    hub.add_round(1, 1)
+    page = open_page(context, hub, "Anna")
+    when_ready(page)
+    page.keyboard.press("ArrowLeft")
+    expect(page.get_by_role("button", name="Undo my last rating")).to_be_visible()
+    hub.live.enter("train", "Training", round=1)
+    expect(page.get_by_role("heading", name="The machine is training …")).to_be_visible()
+    expect(page.get_by_role("button", name="Undo my last rating")).to_be_hidden()
+    page.keyboard.press("u")
+    page.wait_for_timeout(1000)
+    assert len(hub.store.ratings()) == 1
+    assert hub.choices() == ["left"]
 
 
 def test_mouse_zoom_and_help(hub: Hub, context: BrowserContext) -> None:

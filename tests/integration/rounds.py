@@ -83,4 +83,9 @@ def outcome(root: Path, rounds: int = 1) -> dict[str, object]:
         found["images"] = sorted(image.image_id for image in store.images())
         found["tasks"] = [task.task_id for task in store.tasks()]
         found["rounds"] = [(round.number, round.state) for round in store.rounds()]
+        found["metrics"] = [
+            (metric.stage, metric.step, metric.name, None if metric.name.startswith("seconds") else repr(metric.value))
+            for number in range(1, rounds + 1)
+            for metric in store.metrics(number)
+        ]
     return found

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import socket
 import uuid
 from collections.abc import Iterator
@@ -16,12 +17,17 @@ import numpy as np
 import pytest
 from itsdangerous import TimestampSigner
 from PIL import Image as Picture
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
 
 from apps.server import RunningServer, build_server, serve
 from data.records import Image, Prompt, Task
 from data.store import Store
 from data.workspace import Workspace
 from data.world.scenes import Scene, place, render
+from hitl.config import load_config
 from hitl.core.errors import ConfigError
 from hitl.core.live import Live
 
@@ -202,6 +208,62 @@ def test_a_page_of_another_site_cannot_rate(rater: httpx.Client, server: Running
     assert rater.post("/api/ratings", json=answer(task), headers={"Origin": server.url}).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/", "/api/me", "/api/status", "/api/tasks", "/board/"])
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:7860", "127.0.0.1.evil.example", "localhost.evil", ""])
+def test_a_name_that_was_pointed_here_gets_nothing(rater: httpx.Client, path: str, host: str) -> None:
+    """DNS rebinding: host and origin agree, only the name is not this machine's."""
+    reply = rater.get(path, headers={"Host": host, "Origin": f"http://{host}"})
+    assert reply.status_code == 403
+    assert is_plain(reply)
+    assert "default-src 'self'" in reply.headers["content-security-policy"]
+
+
+def test_a_name_that_was_pointed_here_cannot_rate(rater: httpx.Client, store: Store) -> None:
+    task = rater.get("/api/tasks", params={"limit": 1}).json()["tasks"][0]
+    before = len(store.ratings())
+    foreign = {"Host": "evil.example", "Origin": "http://evil.example"}
+    assert rater.post("/api/ratings", json=answer(task), headers=foreign).status_code == 403
+    assert len(store.ratings()) == before
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "LocalHost:80", "[::1]", "[::1]:7860"])
+def test_this_machine_goes_by_each_of_its_names(rater: httpx.Client, host: str) -> None:
+    assert rater.get("/api/me", headers={"Host": host}).status_code == 200
+
+
+def test_an_app_for_other_machines_goes_by_any_name() -> None:
+    async def here(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("here")
+
+    server = serve(Starlette(routes=[Route("/", here)]), "0.0.0.0", 0)
+    try:
+        assert httpx.get(server.url, headers={"Host": "lab-3.example"}, trust_env=False).text == "here"
+    finally:
+        server.stop()
+
+
+def test_a_page_learns_its_workspace_and_not_the_secret(rater: httpx.Client) -> None:
+    me = rater.get("/api/me").json()
+    assert me == rater.post("/api/join", json={"name": me["name"]}).json()
+    assert len(me["workspace_id"]) == 8
+    assert SECRET not in json.dumps(me)
+
+
+@pytest.mark.parametrize(
+    ("page", "told"), [("{workspace_id}.somebody", "somebody else"), ("00000000.{rater_id}", "another workspace")]
+)
+def test_a_page_of_another_rater_or_workspace_is_told_so(rater: httpx.Client, page: str, told: str) -> None:
+    me = rater.get("/api/me").json()
+    own = {"X-Hitl-Page": f"{me['workspace_id']}.{me['rater_id']}"}
+    task = rater.get("/api/tasks", params={"limit": 1}, headers=own).json()["tasks"][0]
+    other = {"X-Hitl-Page": page.format(**me)}
+    for reply in (rater.get("/api/tasks", headers=other), rater.post("/api/ratings", json=answer(task), headers=other)):
+        assert reply.status_code == 409
+        assert is_plain(reply)
+        assert told in reply.text
+    assert rater.post("/api/ratings", json=answer(task), headers=own).json()["stored"] is True
+
+
 @pytest.mark.parametrize(
     ("changes", "status"),
     [
@@ -310,12 +372,14 @@ def test_the_page_names_no_other_host_to_load_from(stranger: httpx.Client) -> No
     assert "rating-screen" in page
 
 
-def test_a_port_that_is_taken_is_named() -> None:
+def test_a_port_that_is_taken_is_named_with_a_setting_that_helps(tmp_path: Path) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None: ...
 
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(ConfigError, match=f"port {port}"):
+        with pytest.raises(ConfigError, match=f"port {port}") as refusal:
             serve(app, "127.0.0.1", port)
+    (setting,) = re.findall(r"--set (\S+)", refusal.value.hint)
+    assert load_config(tmp_path / "hitl.toml", [setting]).server.port == 0

@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 
-from rl.pretrain.diffusion import train_denoiser
+from rl.pretrain.diffusion import _encoded_scenes, train_denoiser
 from rl.pretrain.vae import train_decoder, train_vae
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -32,6 +32,36 @@ def test_the_decoder_trains_on_alone_and_resumes(tmp_path: Path):
         torch.testing.assert_close(parts.state_dict()[name], weight, rtol=0, atol=0, msg=name)
         changed = not torch.equal(weight, encoder_only.state_dict()[name])
         assert changed == name.startswith(("decoder.", "post_quant_conv.")), name
+
+
+def test_an_autoencoder_that_trains_on_is_not_overwritten_by_an_older_decoder_phase(tmp_path: Path):
+    """After more steps of the first phase the second starts anew on its latents, and keeps them."""
+    train_vae(tmp_path, steps=2, scenes=32, processes=1)
+    train_decoder(tmp_path, steps=1, scenes=32, processes=1)
+    newer = train_vae(tmp_path, steps=4, scenes=32, processes=1)
+    assert not (tmp_path / "decoder_state.pt").exists()
+    train_decoder(tmp_path, steps=1, scenes=32, processes=1)
+    found = AutoencoderKL.from_pretrained(tmp_path / "vae")
+    for name, weight in newer.state_dict().items():
+        assert torch.equal(found.state_dict()[name], weight) == name.startswith(("encoder.", "quant_conv.")), name
+
+
+def test_latents_are_made_anew_when_they_would_be_others(tmp_path: Path):
+    train_vae(tmp_path, steps=2, scenes=32, processes=1)
+
+    def latents(scenes: int, seed: int = 0) -> torch.Tensor:
+        vae = AutoencoderKL.from_pretrained(tmp_path / "vae")
+        return _encoded_scenes(tmp_path, vae, scenes, seed, 1)[1]
+
+    first = latents(16)
+    written = (tmp_path / "latents.pt").stat().st_mtime_ns
+    train_decoder(tmp_path, steps=1, scenes=32, processes=1)  # leaves them as they are
+    assert torch.equal(latents(16), first)
+    assert (tmp_path / "latents.pt").stat().st_mtime_ns == written
+    assert len(latents(8)) == 8
+    assert not torch.equal(latents(16, seed=1), first)
+    train_vae(tmp_path, steps=4, scenes=32, processes=1)
+    assert not torch.equal(latents(16), first)
 
 
 def test_what_ships_is_a_half_precision_folder_that_draws(tmp_path: Path):

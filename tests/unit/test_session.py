@@ -160,8 +160,6 @@ def test_nobody_undoes_what_somebody_else_rated(desk: RatingDesk) -> None:
         lambda rating: {"payload": {"choice": "best"}},
         lambda rating: {"payload": {}},
         lambda rating: {"image_ids": [rating["image_ids"][0]] * 2},
-        lambda rating: {"dwell_ms": -1},
-        lambda rating: {"dwell_ms": 10**9},
         lambda rating: {"rater_id": "somebody else"},
     ],
 )
@@ -206,6 +204,15 @@ def test_a_rating_that_comes_after_its_lease_ran_out_is_kept(desk: RatingDesk) -
     desk.release(rater, [task["task_id"]])
     desk.live.enter("train", "working")
     assert desk.accept(rater, submission(task)).stored
+
+
+@pytest.mark.parametrize(("sent", "kept"), [(-1, 0), (900, 900), (86_400_001, 86_400_000), (10**15, 86_400_000)])
+def test_a_pair_left_open_for_days_can_still_be_rated(desk: RatingDesk, sent: int, kept: int) -> None:
+    """A day has 24 * 60 * 60 * 1000 = 86,400,000 ms."""
+    rater = desk.join("Anna").rater_id
+    task = desk.next_tasks(rater, 1)["tasks"][0]
+    assert desk.accept(rater, submission(task, dwell_ms=sent)).stored
+    assert [rating.dwell_ms for rating in desk.store.ratings()] == [kept]
 
 
 def test_an_odd_clock_loses_no_rating(desk: RatingDesk) -> None:
