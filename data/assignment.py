@@ -51,11 +51,6 @@ class Leases:
     def hold(self, task_id: str, rater_id: str, until: datetime) -> None:
         self._until.setdefault(task_id, {})[rater_id] = until
 
-    def renew(self, task_id: str, rater_id: str, until: datetime, *, now: datetime) -> None:
-        """Lengthen a lease that still lives. One that has run out may be somebody else's by now: it stays gone."""
-        if rater_id in self.holders(task_id, now):
-            self.hold(task_id, rater_id, until)
-
     def drop(self, task_id: str, rater_id: str) -> None:
         held = self._until.get(task_id, {})
         held.pop(rater_id, None)

@@ -27,7 +27,7 @@ def read_prompts(path: Path) -> list[Prompt]:
         ConfigError: the file cannot be read, a line is not what it should be, or one split is empty.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"The prompts file {path} cannot be read: {error}.", hint="Set prompts.file to a UTF-8 text file."

@@ -313,15 +313,6 @@ class Store:
             for task_id in task_ids:
                 self._leases.drop(task_id, rater_id)
 
-    def renew(
-        self, rater_id: str, task_ids: Iterable[str], *, lease_s: float = 300, now: datetime | None = None
-    ) -> None:
-        """Lengthen leases that still live."""
-        now = now or datetime.now(UTC)
-        with self._queue_lock:
-            for task_id in task_ids:
-                self._leases.renew(task_id, rater_id, now + timedelta(seconds=lease_s), now=now)
-
     def progress(self, round: int, *, now: datetime | None = None) -> Progress:
         """How far the rating of a round is."""
         with self._queue_lock:

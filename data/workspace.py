@@ -177,6 +177,10 @@ class Workspace:
         text = json.dumps(payload, indent=2, sort_keys=True, ensure_ascii=False)
         write_atomically(self.stage_dir(number, stage) / "manifest.json", f"{text}\n".encode())
 
+    def reopen(self, number: int, stage: str) -> None:
+        """Take back that a stage is finished."""
+        (self.stage_dir(number, stage) / "manifest.json").unlink(missing_ok=True)
+
     # -- images ---------------------------------------------------------------------------------------------------
 
     def image_path(self, image_id: str) -> Path:

@@ -5,8 +5,10 @@ import dataclasses
 import hashlib
 import inspect
 import json
+import re
 import textwrap
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, get_type_hints
@@ -14,6 +16,7 @@ from typing import Any, ClassVar, get_type_hints
 import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
+from data import RATING_KINDS
 from hitl.core.errors import ConfigError
 from hitl.core.registry import closest
 from reward_models.config import RewardFitConfig
@@ -28,6 +31,9 @@ class ProjectConfig:
 
     seed: int = 0
     """Every random choice derives from this number and its place in the run."""
+
+    def __post_init__(self) -> None:
+        _at_least(0, "project", self, "seed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +51,11 @@ class ModelConfig:
     dtype: str = "float32"
     """float32, or float16 / bfloat16 for the frozen weights on a GPU. The LoRA and all of the RL stay float32."""
 
+    def __post_init__(self) -> None:
+        _one_of(("float32", "float16", "bfloat16"), "model.dtype", self.dtype)
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
+            raise ConfigError(f"model.device is {self.device!r}.", hint="Use auto, cpu, cuda or cuda:N.")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptsConfig:
@@ -53,11 +64,15 @@ class PromptsConfig:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     file: str = ""
-    """A text file (one prompt per line) or JSON lines with text, task and split. Empty: the starter's own prompts."""
+    """A text file (one prompt per line) or JSON lines with text, task and split; relative to the workspace. Empty: the
+    starter's own prompts."""
     per_task: int = 8
     """Of the starter's prompts: how many of each task (colour, count, composition, location, bias) are trained on."""
     held_out_per_task: int = 8
     """Of the starter's prompts: how many of each task are only judged on."""
+
+    def __post_init__(self) -> None:
+        _at_least(1, "prompts", self, "per_task", "held_out_per_task")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +89,7 @@ class DrawConfig:
     """Images in one forward pass. Lower this first when memory runs out."""
 
     def __post_init__(self) -> None:
+        _at_least(1, "draw", self, "steps", "batch_size")
         if self.images_per_prompt < 2:
             raise ConfigError(
                 f"draw.images_per_prompt is {self.images_per_prompt}, but a comparison needs 2.", hint="Use 4."
@@ -96,11 +112,8 @@ class RateConfig:
     """Seconds for which a task that a rater has been shown is kept for them."""
 
     def __post_init__(self) -> None:
-        for name in ("ratings_per_round", "overlap", "lease_s"):
-            if getattr(self, name) < 1:
-                raise ConfigError(
-                    f"rate.{name} is {getattr(self, name)}, but must be 1 or more.", hint=f"Set rate.{name}."
-                )
+        _at_least(1, "rate", self, "ratings_per_round", "overlap", "lease_s")
+        _one_of(RATING_KINDS.names(), "rate.kind", self.kind)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +129,9 @@ class SimulatedConfig:
     adversarial: int = 0
     """How many of the simulated raters choose what they like less."""
 
+    def __post_init__(self) -> None:
+        _at_least(0, "simulated", self, "careless", "adversarial")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateConfig:
@@ -129,6 +145,14 @@ class EvaluateConfig:
     """Images of each prompt and model, from the same seeds for every model."""
     best_of: int = 4
     """The baseline to beat: the reference's best of so many images, chosen by the learned reward."""
+
+    def __post_init__(self) -> None:
+        _at_least(1, "evaluate", self, "steps", "images_per_prompt", "best_of")
+        if self.best_of > self.images_per_prompt:
+            raise ConfigError(
+                f"evaluate.best_of is {self.best_of}, but there are {self.images_per_prompt} images of each prompt.",
+                hint=f"Set evaluate.images_per_prompt to {self.best_of}, or evaluate.best_of lower.",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +197,8 @@ class RunConfig:
 
 def load_config(path: Path, settings: list[str]) -> RunConfig:
     """The configuration in a TOML file (defaults where there is none), changed by `section.key=value` settings.
+
+    A prompts file that a setting names is looked for in the current folder first, then in the workspace.
 
     Raises:
         ConfigError: the file is not TOML, or a name or value is not known.
@@ -225,6 +251,21 @@ def to_toml(config: RunConfig) -> str:
     return "# Settings of this hitl workspace. A round keeps a copy of what it ran with.\n\n" + "\n".join(blocks)
 
 
+def _at_least(least: int, section: str, settings: Any, *names: str) -> None:
+    """Raise a ConfigError for the first of the settings that is smaller."""
+    for name in names:
+        if getattr(settings, name) < least:
+            raise ConfigError(
+                f"{section}.{name} is {getattr(settings, name)}, but must be {least} or more.",
+                hint=f"Mend it in hitl.toml, or with --set {section}.{name}=VALUE.",
+            )
+
+
+def _one_of(known: Sequence[str], name: str, value: str) -> None:
+    if value not in known:
+        raise ConfigError(f"{name} is {value!r}.", hint=closest(value, list(known)))
+
+
 def _help(cls: type) -> dict[str, str]:
     """Field name -> the string under it in the class's source."""
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
@@ -259,6 +300,8 @@ def _apply(tree: dict[str, Any], setting: str) -> None:
     except tomllib.TOMLDecodeError:
         value = text
     section, key = parts
+    if (section, key) == ("prompts", "file") and Path(str(value)).is_file():
+        value = str(Path(str(value)).absolute())
     if not isinstance(tree.setdefault(section, {}), dict):
         raise ConfigError(f"There is no section {section!r}.", hint=closest(name, _known_names()))
     tree[section][key] = value

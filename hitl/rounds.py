@@ -4,10 +4,12 @@ import itertools
 import json
 import logging
 import random
+import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from data.prompt_list import read_prompts, starter_prompts
@@ -15,12 +17,15 @@ from data.records import FINISHED, Image, Prompt, Task
 from data.store import Store
 from data.workspace import Workspace, write_atomically
 from hitl.config import RunConfig, load_config, to_toml
-from hitl.core.errors import ConfigError, NotEnoughRatings, WorkerError, WorkspaceError
+from hitl.core.errors import ConfigError, NotEnoughRatings, RewardAtChance, WorkerError, WorkspaceError
 from hitl.core.live import Live
 from hitl.report import build_report
-from hitl.worker import Worker
+from hitl.worker import Worker, read_report
 
 logger = logging.getLogger(__name__)
+
+_QUIET_S = 600.0
+"""So long without a rating, and the person who waits is told what they can do; then again after twice as long."""
 
 
 @dataclass(slots=True)
@@ -38,15 +43,22 @@ class Hub:
     """Set: do not wait for more ratings of this round."""
     wait_s: float | None = None
     """Do not wait longer than this for the ratings of one round. None waits for as long as it takes."""
+    failure: Exception | None = None
+    """Why the simulated raters stopped. Nobody else rates, so the round cannot go on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """One round: its number and the settings it began with."""
+    """One round: its number, and the settings and prompts it began with."""
 
     hub: Hub
     number: int
     config: RunConfig
+    prompts: Sequence[Prompt]
+
+    @property
+    def trained_on(self) -> list[Prompt]:
+        return [prompt for prompt in self.prompts if prompt.split == "train"]
 
     @property
     def previous(self) -> int:
@@ -65,12 +77,14 @@ def run_rounds(hub: Hub, count: int) -> list[int]:
     Raises:
         HitlError: a stage cannot go on; everything finished so far is kept.
     """
-    add_prompts(hub)
     first = next_round(hub.workspace)
+    for earlier in hub.store.rounds():
+        if earlier.number < first:  # a round that was killed between its last stage and its end, and reported by hand
+            hub.store.set_round_state(earlier.number, FINISHED)
     for number in range(first, first + count):
         last = first + count - 1
         hub.live.enter("draw", "Getting ready", round=number, rounds=last)
-        advance(Round(hub=hub, number=number, config=_begin(hub, number)))
+        advance(_begin(hub, number))
     hub.live.enter("finished", "All rounds are done")
     return list(range(first, first + count))
 
@@ -83,17 +97,22 @@ def advance(round: Round) -> None:
             continue
         hub.store.set_round_state(round.number, name)
         started = time.monotonic()
-        result = stage(round)
+        try:
+            result = stage(round)
+        except (NotEnoughRatings, RewardAtChance) as error:
+            _take_more_ratings(round, error.message)
+            raise
         hub.workspace.write_manifest(round.number, name, {"seconds": round_seconds(started), **result})
+    # The report comes last: a round without one is not finished, so a kill in between loses neither.
+    hub.store.set_round_state(round.number, FINISHED)
     hub.live.enter("report", "Writing the report")
     build_report(hub.workspace, round.number)
-    hub.store.set_round_state(round.number, FINISHED)
 
 
 def draw_images(round: Round) -> dict[str, Any]:
     """The policy draws images of the trained-on prompts; pairs of them become tasks."""
     hub, config = round.hub, round.config
-    prompts = hub.store.prompts(split="train")
+    prompts = round.trained_on
     hub.live.enter("draw", "Drawing images", total=len(prompts) * config.draw.images_per_prompt)
     result = _work(round, "draw", prompts=[asdict(prompt) for prompt in prompts], checkpoint=_checkpoint(round))
     folder = hub.workspace.stage_dir(round.number, "draw")
@@ -120,8 +139,11 @@ def draw_images(round: Round) -> dict[str, Any]:
     return {"images": len(images), "tasks": len(tasks)}
 
 
-def make_tasks(round: Round, images: list[Image]) -> Iterator[Task]:
-    """Pairs of images of one prompt, chosen at random and spread evenly over the prompts."""
+def make_tasks(round: Round, images: Sequence[Image], made: int = 0) -> Iterator[Task]:
+    """Pairs of images of one prompt, chosen at random and spread evenly over the prompts.
+
+    `made` tasks are there already: the pairs that come after theirs are taken.
+    """
     config = round.config.rate
     chance = random.Random(f"{round.config.project.seed}/tasks/{round.number}")
     by_prompt: dict[str, list[str]] = {}
@@ -133,9 +155,9 @@ def make_tasks(round: Round, images: list[Image]) -> Iterator[Task]:
         chance.shuffle(pairs)
         piles.append(pairs)
     every = [pair for layer in itertools.zip_longest(*piles) for pair in layer if pair is not None]
-    chosen = every[: config.ratings_per_round]
+    chosen = every[made : made + config.ratings_per_round]
     chance.shuffle(chosen)
-    for number, (prompt_id, first, second) in enumerate(chosen):
+    for number, (prompt_id, first, second) in enumerate(chosen, made):
         yield Task(
             task_id=f"r{round.number:04d}-{number:05d}",
             round=round.number,
@@ -152,22 +174,26 @@ def gather_ratings(round: Round) -> dict[str, Any]:
     """Wait until the tasks are rated (or the person says: go on), then freeze all comparisons in a snapshot."""
     hub = round.hub
     hub.go_on.clear()
-    progress = hub.store.progress(round.number)
-    hub.live.enter("rate", "Waiting for ratings", total=progress.needed)
-    deadline = None if hub.wait_s is None else time.monotonic() + hub.wait_s
-    while not progress.is_complete:
-        hub.live.advance(progress.done, progress.needed)
-        if hub.go_on.is_set() or (deadline is not None and time.monotonic() > deadline):
-            break
-        time.sleep(0.2)
-        progress = hub.store.progress(round.number)
+    if _refusal(round).exists():
+        refusal = json.loads(_refusal(round).read_text())
+        if round.config.fit.force:
+            hub.go_on.set()
+        elif (
+            len(hub.store.ratings(round.number)) == refusal["ratings"] and hub.store.progress(round.number).is_complete
+        ):
+            _add_pairs(round, refusal["reason"])
+    _wait_for_ratings(round)
+    if hub.failure is not None:
+        raise hub.failure
     hub.live.enter("fit", "Freezing the ratings")
-    snapshot = hub.store.write_snapshot(hub.workspace.round_dir(round.number) / "snapshot.parquet", round.number)
-    if not snapshot.comparisons:
+    if not hub.store.comparisons(round.number):
+        progress = hub.store.progress(round.number)
         raise NotEnoughRatings(
-            f"Round {round.number} has no comparisons yet; {progress.needed} are needed.",
+            f"Round {round.number} has no comparisons yet ({progress.skipped} tasks were skipped).",
             hint="Rate some images at the link that `hitl round` prints, then run it again.",
         )
+    snapshot = hub.store.write_snapshot(_snapshot_path(round), round.number)
+    _refusal(round).unlink(missing_ok=True)
     ratings = hub.store.ratings(round.number)
     raters = {rating.rater_id for rating in ratings}
     return {
@@ -179,11 +205,67 @@ def gather_ratings(round: Round) -> dict[str, Any]:
     }
 
 
+def _wait_for_ratings(round: Round) -> None:
+    """Until the round has its ratings, somebody says `go on`, the time is over, or the raters failed."""
+    hub = round.hub
+    progress = hub.store.progress(round.number)
+    hub.live.enter("rate", "Waiting for ratings", total=progress.needed)
+    started = quiet_since = time.monotonic()
+    patience, done = _QUIET_S, progress.done
+    while not (progress.is_complete or hub.go_on.is_set() or hub.failure is not None):
+        now = time.monotonic()
+        if hub.wait_s is not None and now > started + hub.wait_s:
+            return
+        if progress.done != done:
+            quiet_since, patience, done = now, _QUIET_S, progress.done
+        elif now > quiet_since + patience:
+            logger.warning(
+                "No rating for %.0f minutes; %d of %d are there. Rate at the link above, press Enter to go on with "
+                "what there is, or stop with Ctrl-C and start with --after 30m: nothing is lost.",
+                (now - quiet_since) / 60,
+                progress.done,
+                progress.needed,
+            )
+            patience *= 2
+        hub.live.advance(progress.done, progress.needed)
+        time.sleep(0.2)
+        progress = hub.store.progress(round.number)
+
+
+def _take_more_ratings(round: Round, reason: str) -> None:
+    """Open the rating again, for a fit that refused what there is; the next run goes on from there."""
+    refusal = {"reason": reason, "ratings": len(round.hub.store.ratings(round.number))}
+    write_atomically(_refusal(round), json.dumps(refusal).encode())
+    round.hub.workspace.reopen(round.number, "rate")
+
+
+def _add_pairs(round: Round, reason: str) -> None:
+    """Make tasks of pairs that nobody was shown yet, as many again as the round began with.
+
+    Raises:
+        NotEnoughRatings: every pair was shown.
+    """
+    store = round.hub.store
+    tasks = list(make_tasks(round, store.images(round.number), made=len(store.tasks(round.number))))
+    if not tasks:
+        raise NotEnoughRatings(
+            f"Every pair of round {round.number}'s images was shown, and the fit refused the answers: {reason}",
+            hint="Train on them regardless with `--set fit.force=true`.",
+        )
+    logger.warning("The fit needs more ratings: %d more pairs are open.", len(tasks))
+    store.add_tasks(tasks)
+
+
+def _refusal(round: Round) -> Path:
+    """Says why the fit refused how many ratings; there as long as the round waits for more."""
+    return round.hub.workspace.stage_dir(round.number, "rate") / "refused.json"
+
+
 def fit_reward(round: Round) -> dict[str, Any]:
     """Fit a reward model on all comparisons so far."""
     hub = round.hub
     hub.live.enter("fit", "Learning what people like")
-    texts = {prompt.prompt_id: prompt.text for prompt in hub.store.prompts()}
+    texts = {prompt.prompt_id: prompt.text for prompt in round.prompts}
     drawn = sorted((image.image_id, texts[image.prompt_id]) for image in hub.store.images(round.number))
     return _work(round, "fit", drawn=drawn, snapshot=_snapshot(round))
 
@@ -192,7 +274,7 @@ def train_policy(round: Round) -> dict[str, Any]:
     """Train the diffusion model against that reward."""
     hub = round.hub
     hub.live.enter("train", "Training the image model", total=round.config.train.epochs)
-    prompts = [asdict(prompt) for prompt in hub.store.prompts(split="train")]
+    prompts = [asdict(prompt) for prompt in round.trained_on]
     return _work(round, "train", prompts=prompts, snapshot=_snapshot(round))
 
 
@@ -200,7 +282,7 @@ def evaluate_policy(round: Round) -> dict[str, Any]:
     """Judge the new policy on held-out and trained-on prompts, beside the reference and its best-of-N."""
     hub = round.hub
     hub.live.enter("evaluate", "Judging the new images", total=3)
-    return _work(round, "evaluate", prompts=[asdict(prompt) for prompt in hub.store.prompts()])
+    return _work(round, "evaluate", prompts=[asdict(prompt) for prompt in round.prompts])
 
 
 STAGES: dict[str, Stage] = {
@@ -222,13 +304,12 @@ def is_finished(workspace: Workspace, number: int) -> bool:
     return workspace.is_done(number, "evaluate") and (workspace.round_dir(number) / "report.html").exists()
 
 
-def add_prompts(hub: Hub) -> list[Prompt]:
-    """Put the configured prompts into the store, those that are not there yet.
+def configured_prompts(hub: Hub, config: RunConfig) -> list[Prompt]:
+    """The prompts that the settings name, put into the store where they are new.
 
     Raises:
         ConfigError: another model than the starter has no prompts file.
     """
-    config = hub.config
     if config.prompts.file:
         prompts = read_prompts(hub.workspace.root / config.prompts.file)
     elif config.model.name == "starter":
@@ -239,22 +320,40 @@ def add_prompts(hub: Hub) -> list[Prompt]:
             hint="Write them into a file, one to a line, and name it: --set prompts.file=prompts.txt",
         )
     hub.store.add_prompts(prompts)
-    return prompts
+    known = {prompt.prompt_id: prompt for prompt in hub.store.prompts()}
+    return [known[prompt.prompt_id] for prompt in prompts]
 
 
 def round_seconds(started: float) -> float:
     return round(time.monotonic() - started, 2)
 
 
-def _begin(hub: Hub, number: int) -> RunConfig:
-    """The settings of a round: those it began with, for a round that is resumed, and any that `--set` gave."""
-    path = hub.workspace.round_dir(number) / "config.toml"
-    config = load_config(path, hub.settings) if path.exists() else hub.config
-    if path.exists() and config.sha256 != hub.config.sha256:
-        logger.warning("Round %d goes on with the settings it began with; hitl.toml holds from the next one.", number)
-    write_atomically(path, to_toml(config).encode())
+def _begin(hub: Hub, number: int) -> Round:
+    """A round with the settings and prompts it began with, and any settings that `--set` gave.
+
+    Until its images are in the store nothing depends on them, so today's settings and prompts hold.
+    """
+    folder = hub.workspace.round_dir(number)
+    config_path, prompts_path = folder / "config.toml", folder / "prompts.json"
+    config = hub.config
+    if hub.store.images(number):
+        config = load_config(config_path, hub.settings)
+        if config.sha256 != hub.config.sha256:
+            logger.warning(
+                "Round %d goes on with the settings it began with and those of --set; hitl.toml holds from the next.",
+                number,
+            )
+        prompts = [Prompt(**row) for row in json.loads(prompts_path.read_text())]
+    else:
+        prompts = configured_prompts(hub, config)
+        rows = json.dumps([asdict(prompt) for prompt in prompts], indent=1).encode()
+        before = [path.read_bytes() if path.exists() else b"" for path in (config_path, prompts_path)]
+        if before != [to_toml(config).encode(), rows]:
+            shutil.rmtree(hub.workspace.stage_dir(number, "draw"), ignore_errors=True)  # drawn with other settings
+        write_atomically(prompts_path, rows)
+    write_atomically(config_path, to_toml(config).encode())
     hub.store.start_round(number, config.sha256)
-    return config
+    return Round(hub=hub, number=number, config=config, prompts=prompts)
 
 
 def _work(round: Round, name: str, **inputs: Any) -> dict[str, Any]:
@@ -271,19 +370,37 @@ def _work(round: Round, name: str, **inputs: Any) -> dict[str, Any]:
     }
     write_atomically(folder / "spec.json", json.dumps(spec).encode())
     metrics = hub.workspace.round_dir(round.number) / "metrics.jsonl"
+    for row in _unread_metrics(round, name, metrics):
+        _keep_metrics(round, row)
 
     def on_progress(row: dict[str, Any]) -> None:
         hub.live.advance(row["step"], row["total"])
-        if row["metrics"]:
-            values = [{"step": row["step"], "name": key, "value": value} for key, value in row["metrics"].items()]
-            hub.store.add_metrics(round.number, name, values)
+        _keep_metrics(round, row)
 
     try:
         hub.worker.run(folder / "spec.json", metrics, on_progress)
     except WorkerError as error:
         logger.warning("%s Starting another one.", error.message)
+        hub.worker.stop()
         hub.worker.run(folder / "spec.json", metrics, on_progress)
     return json.loads((folder / "result.json").read_text())
+
+
+def _keep_metrics(round: Round, row: dict[str, Any]) -> None:
+    if row["metrics"]:
+        values = [{"step": row["step"], "name": key, "value": value} for key, value in row["metrics"].items()]
+        round.hub.store.add_metrics(round.number, row["stage"], values)
+
+
+def _unread_metrics(round: Round, name: str, path: Path) -> list[dict[str, Any]]:
+    """What a worker reported of this stage to a hub that was killed before it read it."""
+    known = {metric.step for metric in round.hub.store.metrics(round.number, name)}
+    latest = {row["step"]: row for row in read_report(path) if row["stage"] == name}
+    return [row for step, row in latest.items() if step not in known]
+
+
+def _snapshot_path(round: Round) -> Path:
+    return round.hub.workspace.round_dir(round.number) / "snapshot.parquet"
 
 
 def _snapshot(round: Round) -> str:

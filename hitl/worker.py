@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hitl.core import errors
-from hitl.core.errors import HitlError, WorkerError
+from hitl.core.errors import SMALLER_BATCHES, HitlError, WorkerError
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -89,7 +89,7 @@ class Worker:
         hint = "Run the same command again: it goes on from the last checkpoint."
         if code == -signal.SIGKILL:
             cause = "killed; when nobody did it by hand, the machine ran out of memory"
-            hint += " If memory was short, lower train.batch_size or draw.batch_size first."
+            hint += f" If memory was short, {SMALLER_BATCHES}"
         elif code < 0:
             cause = signal.Signals(-code).name
         return WorkerError(f"The worker died in the {spec.parent.name} stage ({cause}).", hint=hint)
@@ -111,8 +111,22 @@ class _Follower:
             new = file.read()
         whole = new[: new.rfind(b"\n") + 1]
         self._offset += len(whole)
-        for line in whole.splitlines():
-            self._on_line(json.loads(line))
+        for row in _rows(whole):
+            self._on_line(row)
+
+
+def read_report(path: Path) -> list[dict[str, Any]]:
+    """All rows of a `metrics.jsonl`; none where there is no such file."""
+    return _rows(path.read_bytes()) if path.exists() else []
+
+
+def _rows(lines: bytes) -> list[dict[str, Any]]:
+    """The lines as JSON; one that was torn by a kill or a full disk is left out."""
+    found = []
+    for line in lines.splitlines():
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return found
 
 
 def _listen(process: subprocess.Popen[str], answers: "queue.Queue[str | None]") -> None:

@@ -1,5 +1,6 @@
 """`hitl init`: make a workspace."""
 
+import os
 from pathlib import Path
 
 from data.store import Store
@@ -9,7 +10,8 @@ from hitl.core.errors import WorkspaceError
 
 
 def run(workspace: Path | None, settings: list[str]) -> None:
-    folder = Workspace.find(workspace or Path.cwd())
+    named = workspace or os.environ.get("HITL_WORKSPACE")
+    folder = Workspace.find(workspace if named else Path.cwd())
     if folder.config_path.exists():
         raise WorkspaceError(
             f"{folder.root} is a workspace already.", hint="Edit its hitl.toml, or make another one with -w DIR."

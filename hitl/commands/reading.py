@@ -45,7 +45,8 @@ def ask_hub(workspace: Workspace, method: str, path: str) -> dict[str, Any]:
         hub = json.loads(workspace.hub_path.read_text())
         body = {} if method == "POST" else None
         headers = {"Authorization": f"Bearer {hub['token']}"}
-        answer = httpx.request(method, hub["url"] + path, headers=headers, json=body, timeout=30)
+        # The hub is on this machine: the environment's proxy must not see the token.
+        answer = httpx.request(method, hub["url"] + path, headers=headers, json=body, timeout=30, trust_env=False)
         answer.raise_for_status()
         return answer.json()
     except (OSError, ValueError, KeyError, httpx.HTTPError) as error:

@@ -1,10 +1,13 @@
 """`hitl round`: the hub runs rounds while people, or simulated raters, rate at its app."""
 
+import os
 import re
 import select
+import shlex
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 from apps.simulated import crew
@@ -15,31 +18,41 @@ from hitl.core.errors import ConfigError
 from hitl.rounds import Hub, run_rounds
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
+_FAREWELL_S = 3.0
+"""The server stays so long after the last round: open pages, which ask every second, learn that all is done."""
 
 
 def run(count: int, raters: str, after: str, workspace: Path | None, settings: list[str]) -> None:
     if count < 1:
         raise ConfigError(f"--n is {count}, but must be 1 or more.", hint="For example: hitl round --n 5")
     simulated = parse_raters(raters)
+    start = ["hitl", "round", "--raters", raters, *(["--after", after] if after else [])]
+    start += [part for setting in settings for part in ("--set", setting)]
     wait_s = parse_duration(after) if after else None
     # A polite kill stops as cleanly as Ctrl-C. Set for both: a shell starts background jobs with SIGINT ignored.
     for polite in (signal.SIGINT, signal.SIGTERM):
         signal.signal(polite, signal.default_int_handler)
     with running_hub(workspace, settings, create=True) as served:
         served.hub.wait_s = wait_s
+        overlap = served.hub.config.rate.overlap
+        if 0 < simulated < overlap:
+            raise ConfigError(
+                f"--raters {raters} are {simulated}, but rate.overlap wants {overlap} raters for each task.",
+                hint=f"Use --raters simulated:{overlap}, or --set rate.overlap={simulated}.",
+            )
         served.hub.worker.start()
         try:
             numbers = _run_with_raters(served, count, simulated)
         except KeyboardInterrupt:
             status = served.hub.live.view()
-            print(
-                f"Stopped in round {status.round}, stage {status.stage}. All ratings and finished work are kept.\n"
-                f"To go on: hitl round --n {max(1, status.rounds - status.round + 1)} --raters {raters} "
-                f"-w {served.hub.workspace.root}",
-                file=sys.stderr,
-            )
+            left = status.rounds - status.round + 1 if status.round else count
+            again = shlex.join([*start, "--n", str(left), "-w", str(served.hub.workspace.root)])
+            where = f" in round {status.round}, stage {status.stage}" if status.round else ""
+            print(f"Stopped{where}. All ratings and finished work are kept.\nTo go on: {again}", file=sys.stderr)
             raise
         reports = served.hub.workspace.round_dir(numbers[-1]) / "report.html"
+        if not simulated:
+            time.sleep(_FAREWELL_S)
     done = f"Round {numbers[0]} is" if len(numbers) == 1 else f"Rounds {numbers[0]} to {numbers[-1]} are"
     print(f"{done} done. Report: {reports}")
     if simulated:
@@ -74,7 +87,6 @@ def parse_duration(text: str) -> float:
 
 def _run_with_raters(served: Served, count: int, simulated: int) -> list[int]:
     hub, stop = served.hub, threading.Event()
-    failures: list[Exception] = []
     helpers = []
     if simulated:
         config = hub.config.simulated
@@ -90,8 +102,7 @@ def _run_with_raters(served: Served, count: int, simulated: int) -> list[int]:
             try:
                 rate(served.server.url, raters, stop)
             except Exception as error:
-                failures.append(error)
-                hub.go_on.set()
+                hub.failure = error
 
         helpers.append(threading.Thread(target=rate_all, daemon=True))
     else:
@@ -107,18 +118,14 @@ def _run_with_raters(served: Served, count: int, simulated: int) -> list[int]:
     try:
         with Display(hub.live, served.server.url):
             return run_rounds(hub, count)
-    except Exception as error:
-        if failures:
-            raise failures[0] from error
-        raise
     finally:
         stop.set()
 
 
 def _watch_keys(hub: Hub, stop: threading.Event) -> None:
-    """Enter means: do not wait for more ratings."""
-    while not stop.is_set():
-        if select.select([sys.stdin], [], [], 0.5)[0]:
+    """Enter means: do not wait for more ratings. In the background what is typed is meant for the shell."""
+    while not stop.wait(0.1):
+        if os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp() and select.select([sys.stdin], [], [], 0.5)[0]:
             if not sys.stdin.readline():
                 return
             hub.go_on.set()

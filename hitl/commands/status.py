@@ -7,12 +7,13 @@ from typing import Any
 from data.lock import holder
 from data.workspace import STAGES, Workspace
 from hitl.commands.reading import ask_hub, open_for_reading
+from hitl.report.page import plain
 from hitl.rounds import is_finished
 
 
 def run(workspace: Path | None, as_json: bool) -> None:
     status = collect(Workspace.find(workspace))
-    print(json.dumps(status, indent=2) if as_json else describe(status))
+    print(json.dumps(plain(status), indent=2) if as_json else describe(status))
 
 
 def collect(folder: Workspace) -> dict[str, Any]:

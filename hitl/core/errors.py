@@ -1,5 +1,8 @@
 """Errors that a person can act on: what was seen, what was expected, and a hint that says what to do next."""
 
+SMALLER_BATCHES = "add --set train.batch_size=32 --set sample.batch_size=16 --set draw.batch_size=8."
+"""Hint for a machine that ran out of memory: `--set` reaches a round that has begun, hitl.toml does not."""
+
 
 class HitlError(Exception):
     """Base of every expected failure. The command line prints message and hint, without a traceback.

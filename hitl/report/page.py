@@ -174,7 +174,7 @@ def _facts(
         },
         "provenance": asdict(origin) | {"facts": dict(origin.facts)},
     }
-    return _plain(facts)
+    return plain(facts)
 
 
 def _judged(each: Judged) -> dict[str, Any]:
@@ -183,12 +183,12 @@ def _judged(each: Judged) -> dict[str, Any]:
     return found | {"change": each.change}
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON has no nan and no infinity: both become null."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
+        return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

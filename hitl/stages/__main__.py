@@ -14,7 +14,8 @@ import diffusers
 import torch
 import transformers
 
-from hitl.core.errors import HitlError, WorkerError
+from data.workspace import disk_errors
+from hitl.core.errors import SMALLER_BATCHES, HitlError, WorkerError
 from hitl.stages.stage import Desk, Stage
 
 _THREADS = "HITL_THREADS"
@@ -26,6 +27,8 @@ def main() -> None:
     os.nice(_NICENESS)
     torch.set_num_threads(int(os.environ.get(_THREADS, os.cpu_count() or 1)))
     torch.set_flush_denormal(True)
+    # The ratio of a step's probabilities is 1 only where drawing and learning round alike, whatever the batch.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     diffusers.utils.logging.set_verbosity_error()  # it warns of every LoRA that leaves the text encoder alone
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()  # the hub shows progress, in one place
@@ -51,14 +54,15 @@ def _run(spec: Path, desk: Desk) -> dict[str, object]:
     try:
         stage = Stage.read(spec)
         stage.folder.mkdir(parents=True, exist_ok=True)
-        importlib.import_module(f"hitl.stages.{stage.name}").run(stage, desk)
+        with disk_errors(stage.folder / "result.json"):
+            importlib.import_module(f"hitl.stages.{stage.name}").run(stage, desk)
     except HitlError as error:
         return {"error": type(error).__name__, "message": error.message, "hint": error.hint}
     except (MemoryError, torch.OutOfMemoryError):
         return {
             "error": WorkerError.__name__,
             "message": f"The worker ran out of memory in {spec.parent.name}.",
-            "hint": "Lower train.batch_size, sample.batch_size or draw.batch_size, then run the same command again.",
+            "hint": f"Run the same command again, and {SMALLER_BATCHES}",
         }
     except Exception:
         return {"bug": traceback.format_exc()}

@@ -1,5 +1,6 @@
 """What every stage is told and may say: its spec (a JSON file) and its report (lines of `metrics.jsonl`)."""
 
+import io
 import json
 import time
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from PIL import Image
 
 from data.workspace import Workspace, write_atomically
 from hitl.config import RunConfig, parse_config
-from hitl.core.errors import WorkspaceError
+from hitl.core.errors import ConfigError, WorkspaceError
 from rl import FAMILIES
 from rl.families.sd15 import StableDiffusion15
 
@@ -23,11 +24,15 @@ class Desk:
 
     families: dict[tuple[str, str, str, str], StableDiffusion15] = field(default_factory=dict)
 
+    def device(self, config: RunConfig) -> str:
+        """Where the configuration's models run."""
+        if config.model.device == "auto":
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        return config.model.device
+
     def family(self, config: RunConfig) -> StableDiffusion15:
         """The model of the configuration, without a LoRA."""
-        device = config.model.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = self.device(config)
         key = (config.model.family, config.model.name, device, config.model.dtype)
         if key not in self.families:
             self.families[key] = FAMILIES.load(config.model.family).load(
@@ -68,14 +73,31 @@ class Stage:
         return (self.config.project.seed, "round", self.round, self.name)
 
     def checkpoint(self, number: int) -> Path:
-        """The folder with round `number`'s policy."""
-        return self.workspace.stage_dir(number, "train") / "policy"
+        """The folder with round `number`'s policy.
+
+        Raises:
+            ConfigError: it was trained for another model.
+        """
+        folder = self.workspace.stage_dir(number, "train") / "policy"
+        if (folder / "policy.json").exists():
+            model = json.loads((folder / "policy.json").read_text())["model"]
+            if model != self.config.model.name:
+                raise ConfigError(
+                    f"model.name is {self.config.model.name!r}, but round {number}'s policy is one of {model!r}.",
+                    hint=f"Set model.name to {model!r} again, or begin a new workspace for the other model.",
+                )
+        return folder
 
     def report(self, step: int, total: int, **metrics: float) -> None:
         """Append one line of progress; the hub follows the file."""
         row = {"stage": self.name, "step": step, "total": total, "metrics": metrics, "time": time.time()}
-        with (self.workspace.round_dir(self.round) / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        with (self.workspace.round_dir(self.round) / "metrics.jsonl").open("a+b") as file:
+            file.seek(0, io.SEEK_END)
+            if file.tell():
+                file.seek(-1, io.SEEK_END)
+                if file.read(1) != b"\n":  # the last line was torn
+                    file.write(b"\n")
+            file.write(json.dumps(row).encode() + b"\n")
 
     def finish(self, result: dict[str, Any]) -> None:
         """Hand the result to the hub, which takes it in and then declares the stage done."""

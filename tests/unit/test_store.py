@@ -270,16 +270,15 @@ def test_overlap_says_how_many_raters_share_a_task(tmp_path: Path):
         assert store.progress(1).needed == 2
 
 
-def test_a_lease_runs_out_and_a_living_one_can_be_renewed(tmp_path: Path):
+def test_a_lease_runs_out_and_asking_again_renews_a_living_one(tmp_path: Path):
     _, store = a_store(tmp_path, ONE, TWO)
     with store:
         assert _leased(store, "ann", 2, lease_s=60, now=WHEN) == ["one", "two"]
-        store.renew("ann", ["two"], lease_s=60, now=WHEN + timedelta(seconds=59))
+        assert _leased(store, "ann", 1, lease_s=60, now=WHEN + timedelta(seconds=59)) == ["one"]
         later = WHEN + timedelta(seconds=61)
-        assert _leased(store, "bob", 2, now=later) == ["one"]
-        store.renew("ann", ["one"], now=later)
-        assert _leased(store, "ann", 2, now=later) == ["two"]
-        assert store.add_rating(a_rating(ONE, "ann")), "late is not wrong"
+        assert _leased(store, "bob", 2, now=later) == ["two"]
+        assert _leased(store, "ann", 2, now=later) == ["one"]
+        assert store.add_rating(a_rating(TWO, "ann")), "late is not wrong"
         assert _leased(store, "bob", 2, now=later) == []
 
 

@@ -1,0 +1,82 @@
+"""Settings: read, changed, checked, written with their help, and hashed."""
+
+import dataclasses
+import itertools
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from hitl.config import RunConfig, load_config, parse_config, to_toml
+from hitl.core.errors import ConfigError
+
+
+def test_what_is_written_reads_back_the_same(tmp_path: Path):
+    path = tmp_path / "hitl.toml"
+    config = load_config(path, ["train.epochs=3", "prompts.file=mine.txt", "algorithm.kl_weight=0.5", "fit.l2=[1.0]"])
+    path.write_text(to_toml(config))
+    assert load_config(path, []) == config
+    assert (config.train.epochs, config.prompts.file, config.fit.l2) == (3, "mine.txt", (1.0,))
+    assert config.algorithm == {"kl_weight": 0.5}
+
+
+def test_every_setting_is_written_under_a_help_of_its_own():
+    lines = to_toml(RunConfig()).splitlines()
+    sections = tomllib.loads("\n".join(lines))
+    assert {field.name for field in dataclasses.fields(RunConfig)} == set(sections)
+    for before, line in itertools.pairwise(lines):
+        if line and line[0].isalpha():
+            assert before.startswith("# "), line
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("train.epoch=3", "train.epochs"),
+        ("trains.epochs=3", "train.epochs"),
+        ("train.epochs=many", "train.epochs is 'many'"),
+        ("train.epochs", "needs section.key=value"),
+        ("epochs=3", "needs section.key=value"),
+        ("draw.batch_size=0", "draw.batch_size is 0, but must be 1 or more"),
+        ("draw.steps=0", "draw.steps is 0"),
+        ("draw.images_per_prompt=1", "a comparison needs 2"),
+        ("evaluate.steps=0", "evaluate.steps is 0"),
+        ("evaluate.best_of=99", "there are 4 images"),
+        ("model.dtype=fp16", "model.dtype is 'fp16'"),
+        ("model.device=gpu", "model.device is 'gpu'"),
+        ("prompts.per_task=0", "prompts.per_task is 0"),
+        ("project.seed=-1", "project.seed is -1"),
+        ("rate.kind=foo", "rate.kind is 'foo'"),
+        ("rate.overlap=0", "rate.overlap is 0"),
+        ("simulated.careless=-1", "simulated.careless is -1"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_refused_before_anything_runs(tmp_path: Path, setting: str, message: str):
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / "hitl.toml", [setting])
+    assert message in f"{caught.value.message} {caught.value.hint}"
+    assert caught.value.hint
+
+
+def test_a_file_that_is_not_toml_is_named(tmp_path: Path):
+    path = tmp_path / "hitl.toml"
+    path.write_text("[train\nepochs = 3")
+    with pytest.raises(ConfigError, match=r"hitl\.toml is not valid TOML"):
+        load_config(path, [])
+
+
+def test_a_prompts_file_of_the_current_folder_is_found_from_any_workspace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "mine.txt").write_text("a red fox\n")
+    monkeypatch.chdir(tmp_path)
+    settings = ["prompts.file=mine.txt"]
+    assert load_config(tmp_path / "w" / "hitl.toml", settings).prompts.file == str(tmp_path / "mine.txt")
+    monkeypatch.chdir("/")
+    assert load_config(tmp_path / "w" / "hitl.toml", settings).prompts.file == "mine.txt"
+
+
+def test_the_hash_leaves_out_only_where_the_app_is_served():
+    config = parse_config({})
+    assert parse_config({"server": {"port": 1}}).sha256 == config.sha256
+    assert parse_config({"draw": {"steps": 11}}).sha256 != config.sha256

@@ -1,0 +1,221 @@
+"""The hub's side of a round: what it begins with, waits for, opens again, and makes good after a kill."""
+
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from data.records import FINISHED, Prompt
+from data.store import Store
+from data.workspace import STAGES, Workspace
+from hitl import rounds
+from hitl.config import load_config
+from hitl.core.errors import ConfigError, NotEnoughRatings, RewardAtChance
+from hitl.rounds import Hub, Round, advance, gather_ratings, make_tasks, run_rounds
+from tests.facts import a_rater, a_rating, an_image
+
+PROMPTS = [
+    Prompt.of("a red fox", split="train"),
+    Prompt.of("a blue fox", split="train"),
+    Prompt.of("y", split="held_out"),
+]
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    workspace = Workspace(tmp_path)
+    settings = ["rate.ratings_per_round=2"]
+    with Store.open(workspace, create=True) as store:
+        for name in ("ann", "bob"):
+            store.add_rater(a_rater(name))
+        yield Hub(
+            workspace=workspace, store=store, config=load_config(workspace.config_path, settings), settings=settings
+        )
+
+
+def a_drawn_round(hub: Hub, images: int = 3) -> Round:
+    """A round with this many images of two prompts, and its tasks."""
+    hub.store.add_prompts(PROMPTS)
+    for prompt in PROMPTS[:2]:
+        hub.store.add_images(an_image(f"{prompt.text} {index}", prompt=prompt) for index in range(images))
+    round = Round(hub=hub, number=1, config=hub.config, prompts=PROMPTS)
+    hub.store.start_round(1, hub.config.sha256)
+    hub.store.add_tasks(make_tasks(round, hub.store.images(1)))
+    return round
+
+
+def rate_all(hub: Hub) -> None:
+    rated = {rating.task_id for rating in hub.store.ratings()}
+    for task in hub.store.tasks():
+        if task.task_id not in rated:
+            hub.store.add_rating(a_rating(task, "ann"))
+
+
+# -- what a round begins with -----------------------------------------------------------------------------------------
+
+
+def test_a_round_uses_the_configured_prompts_and_not_those_of_an_earlier_file(hub: Hub, tmp_path: Path):
+    held_out = '{"text": "owl", "split": "held_out"}\n'
+    (tmp_path / "mine.txt").write_text(f"fox\ndog\ncat\n{held_out}")
+    hub.config = load_config(tmp_path / "hitl.toml", ["prompts.file=mine.txt"])
+    first = rounds._begin(hub, 1)
+    (tmp_path / "mine.txt").write_text(f"dog\ncat\nbird\n{held_out}")
+    second = rounds._begin(hub, 2)
+    assert [prompt.text for prompt in first.prompts] == ["fox", "dog", "cat", "owl"]
+    assert [prompt.text for prompt in second.prompts] == ["dog", "cat", "bird", "owl"]
+    assert [prompt.text for prompt in second.trained_on] == ["dog", "cat", "bird"]
+    assert len(hub.store.prompts()) == 5
+
+
+def test_once_it_is_drawn_a_round_keeps_its_settings_and_prompts(hub: Hub, caplog: pytest.LogCaptureFixture):
+    hub.config = load_config(hub.workspace.config_path, ["prompts.per_task=1", "model.name=starter"])
+    begun = rounds._begin(hub, 1)
+    drafts = hub.workspace.stage_dir(1, "draw")
+    drafts.mkdir(parents=True)
+    (drafts / "half.png").touch()
+    rounds._begin(hub, 1)
+    assert (drafts / "half.png").exists()  # the same settings: what is drawn already is used
+    hub.config = load_config(hub.workspace.config_path, ["prompts.per_task=2"])
+    mended = rounds._begin(hub, 1)
+    assert len(mended.prompts) > len(begun.prompts)  # nothing was kept yet: a setting can be mended
+    assert not (drafts / "half.png").exists()
+    hub.store.add_images([an_image("one", prompt=mended.prompts[0])])
+    hub.config = load_config(hub.workspace.config_path, ["prompts.per_task=3"])
+    hub.settings = ["train.epochs=5"]
+    kept = rounds._begin(hub, 1)
+    assert kept.prompts == mended.prompts
+    assert kept.config == replace(mended.config, train=replace(mended.config.train, epochs=5))
+    assert "goes on with the settings it began with" in caplog.text
+
+
+def test_a_model_of_your_own_needs_prompts_of_your_own(hub: Hub):
+    hub.config = load_config(hub.workspace.config_path, ["model.name=somebody/model"])
+    with pytest.raises(ConfigError, match="no prompts for the model"):
+        run_rounds(hub, 1)
+
+
+def test_a_round_that_was_reported_by_hand_ends_as_finished(hub: Hub):
+    a_drawn_round(hub)
+    hub.store.set_round_state(1, "evaluate")
+    for stage in STAGES:
+        hub.workspace.write_manifest(1, stage, {})
+    (hub.workspace.round_dir(1) / "report.html").touch()
+    assert run_rounds(hub, 0) == []
+    assert [round.state for round in hub.store.rounds()] == [FINISHED]
+
+
+# -- waiting for ratings ----------------------------------------------------------------------------------------------
+
+
+def test_tasks_are_pairs_of_one_prompt_and_never_the_same_pair_twice(hub: Hub):
+    round = a_drawn_round(hub)
+    images = hub.store.images(1)
+    seen = [make_tasks(round, images, made) for made in (0, 2, 4, 6)]
+    found = [[(task.task_id, frozenset(task.image_ids)) for task in tasks] for tasks in seen]
+    assert [len(each) for each in found] == [2, 2, 2, 0]  # three pairs of each of two prompts
+    every = [pair for each in found for pair in each]
+    assert len({pair for _, pair in every}) == 6
+    assert len({name for name, _ in every}) == 6
+    by_image = {image.image_id: image.prompt_id for image in images}
+    assert all(len({by_image[image_id] for image_id in pair}) == 1 for _, pair in every)
+
+
+def test_waiting_ends_with_the_last_rating(hub: Hub):
+    round = a_drawn_round(hub)
+    timer = threading.Timer(0.3, rate_all, [hub])
+    timer.start()
+    result = gather_ratings(round)
+    timer.join()
+    assert (result["ratings"], result["comparisons"], result["raters"], result["simulated"]) == (2, 2, 1, 0)
+
+
+def test_a_fit_that_refuses_too_few_ratings_opens_the_round_again(hub: Hub, monkeypatch: pytest.MonkeyPatch):
+    """Rate one of two, go on; the fit refuses; rate the other; now the fit sees both."""
+    round = a_drawn_round(hub)
+    hub.workspace.write_manifest(1, "draw", {})
+    seen = []
+
+    def refuse(_: Round) -> dict:
+        seen.append(len(hub.store.comparisons(1)))
+        raise RewardAtChance("at chance", hint="Collect more ratings.")
+
+    monkeypatch.setitem(rounds.STAGES, "fit", refuse)
+    hub.wait_s = 0
+    hub.store.add_rating(a_rating(hub.store.tasks()[0], "ann"))
+    with pytest.raises(RewardAtChance):
+        advance(round)
+    hub.store.add_rating(a_rating(hub.store.tasks()[1], "ann"))
+    with pytest.raises(RewardAtChance):
+        advance(round)
+    assert seen == [1, 2]
+    assert len(hub.store.tasks()) == 2
+    # All are rated and still too few: the next run asks for pairs that nobody saw, until there are none.
+    for expected in (4, 6):
+        with pytest.raises(RewardAtChance):
+            advance(round)
+        assert len(hub.store.tasks()) == expected
+        rate_all(hub)
+        with pytest.raises(RewardAtChance):
+            advance(round)
+        assert (len(hub.store.tasks()), seen[-1]) == (expected, expected)
+    with pytest.raises(NotEnoughRatings, match="at chance"):
+        advance(round)
+    # Whoever insists waits no longer.
+    hub.wait_s = None
+    forced = replace(round, config=replace(round.config, fit=replace(round.config.fit, force=True)))
+    assert gather_ratings(forced)["comparisons"] == 6
+
+
+def test_a_round_without_a_comparison_of_its_own_does_not_train_on_older_ones(hub: Hub):
+    a_drawn_round(hub)
+    rate_all(hub)
+    prompt = PROMPTS[0]
+    hub.store.add_images(an_image(f"later {index}", round=2, prompt=prompt) for index in range(2))
+    second = Round(hub=hub, number=2, config=hub.config, prompts=PROMPTS)
+    hub.store.add_tasks(make_tasks(second, hub.store.images(2)))
+    hub.wait_s = 0
+    with pytest.raises(NotEnoughRatings, match="Round 2 has no comparisons"):
+        gather_ratings(second)
+    hub.store.add_rating(a_rating(hub.store.tasks(2)[0], "ann", "skip"))
+    with pytest.raises(NotEnoughRatings, match="1 tasks were skipped"):
+        gather_ratings(second)
+
+
+def test_raters_that_fail_end_the_wait_with_their_own_error(hub: Hub):
+    hub.failure = ConfigError("There is a rater called 'simulated-1' already.", hint="Choose another name.")
+    with pytest.raises(ConfigError, match="simulated-1"):
+        gather_ratings(a_drawn_round(hub))
+
+
+def test_whoever_waits_for_nobody_is_told_what_to_do(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(rounds, "_QUIET_S", 0.1)
+    hub.wait_s = 2.0
+    with caplog.at_level(logging.WARNING), pytest.raises(NotEnoughRatings):
+        gather_ratings(a_drawn_round(hub))
+    said = [record.message for record in caplog.records if "0 of 2 are there" in record.message]
+    assert 2 <= len(said) <= 5  # after 0.1, 0.2, 0.4, 0.8 and 1.6 s of silence, not five times a second
+
+
+# -- after a kill -----------------------------------------------------------------------------------------------------
+
+
+def test_metrics_that_a_killed_hub_did_not_read_are_read_by_the_next(hub: Hub):
+    round = a_drawn_round(hub)
+    path = hub.workspace.round_dir(1) / "metrics.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [{"stage": "train", "step": step, "total": 3, "metrics": {"loss": step / 4}} for step in (1, 2, 3)]
+    rows.insert(1, {"stage": "draw", "step": 9, "total": 9, "metrics": {}})
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows) + '{"stage": "tra')
+    rounds._keep_metrics(round, rows[0])
+    unread = rounds._unread_metrics(round, "train", path)
+    assert [row["step"] for row in unread] == [2, 3]
+    for row in unread:
+        rounds._keep_metrics(round, row)
+    assert [(each.step, each.value) for each in hub.store.metrics(1, "train")] == [(1, 0.25), (2, 0.5), (3, 0.75)]
+    assert rounds._unread_metrics(round, "train", path) == []
