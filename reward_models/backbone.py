@@ -19,6 +19,9 @@ from hitl.core.errors import ConfigError, ModelLoadError
 STARTER = "starter"
 """Name of the small model that ships with the project."""
 
+_PROBE_TEXT = "Two Blue HEARTS, 3 stars & a naïve café; isn't it? " + "long enough to be cut off " * 20
+"""What the tokenizer makes of it tells two tokenizers apart."""
+
 _STARTER_FOLDER = Path(__file__).parent / "starter_clip"
 
 
@@ -34,6 +37,8 @@ class Backbone:
     pretrained: str | None
     model: Any  # an open_clip CLIP, CustomTextCLIP or CoCa: they share methods, but no type
     tokenizer: Any
+    architecture: dict[str, Any]
+    """open_clip's configuration of the model: layers, heads, activation, context length."""
     preprocessing: dict[str, Any]
     chunk: int = 64
     """Pictures per forward pass. Lower it when memory runs out."""
@@ -50,7 +55,12 @@ class Backbone:
         """
         source = _source(name, pretrained)
         try:
-            model = open_clip.create_model(source, pretrained, device=device, require_pretrained=True)
+            # Weights that were trained with the quick GELU need it; a name such as ViT-L-14 alone means the plain one.
+            is_quick = bool(pretrained and open_clip.get_pretrained_cfg(name, pretrained).get("quick_gelu"))
+            architecture = open_clip.get_model_config(source) | ({"quick_gelu": True} if is_quick else {})
+            model = open_clip.create_model(
+                source, pretrained, device=device, require_pretrained=True, force_quick_gelu=is_quick
+            )
             tokenizer = open_clip.get_tokenizer(source)
         except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
             raise ModelLoadError(
@@ -60,13 +70,24 @@ class Backbone:
         model.eval().requires_grad_(False)
         preprocessing = dict(model.visual.preprocess_cfg)
         return cls(
-            name=name, pretrained=pretrained, model=model, tokenizer=tokenizer, preprocessing=preprocessing, chunk=chunk
+            name=name,
+            pretrained=pretrained,
+            model=model,
+            tokenizer=tokenizer,
+            architecture=architecture,
+            preprocessing=preprocessing,
+            chunk=chunk,
         )
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the weights and the preprocessing: features of two backbones are never mixed up."""
-        digest = hashlib.sha256(json.dumps(self.preprocessing, sort_keys=True, default=str).encode())
+        """Hash of all that features depend on: features of two backbones are never mixed up.
+
+        Integers, settings and weights only: features of a probe would say the same, but their last digits change with
+        the processor and the number of threads, and no rounding keeps every number off its edge.
+        """
+        settings = [self.preprocessing, self.architecture, self.tokenizer([_PROBE_TEXT]).tolist()]
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
         for name, value in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

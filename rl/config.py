@@ -76,8 +76,9 @@ class TrainConfig:
                 raise ConfigError(
                     f"train.{name} is {getattr(self, name)}, but must be 1 or more.", hint=f"Set train.{name}."
                 )
-        if self.learning_rate <= 0:
-            raise ConfigError(f"train.learning_rate is {self.learning_rate}, but must be positive.", hint="Use 1e-3.")
+        for name, usual in (("learning_rate", "2e-3"), ("max_grad_norm", "1.0")):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"train.{name} is {getattr(self, name)}, but must be positive.", hint=f"Use {usual}.")
         if self.images_per_prompt < 2:
             raise ConfigError(
                 f"train.images_per_prompt is {self.images_per_prompt}, but a baseline needs a group of at least 2.",

@@ -7,6 +7,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 
+def ddim_sigma(
+    alpha_bar_t: Float[Tensor, "*batch"], alpha_bar_prev: Float[Tensor, "*batch"], *, eta: float
+) -> Float[Tensor, "*batch"]:
+    """Std of a step. DDIM (arXiv:2010.02502), Eq. (16)."""
+    return eta * ((1 - alpha_bar_prev) / (1 - alpha_bar_t)).sqrt() * (1 - alpha_bar_t / alpha_bar_prev).sqrt()
+
+
 def ddim_mean_std(
     x_t: Float[Tensor, "batch c h w"],
     eps: Float[Tensor, "batch c h w"],
@@ -20,7 +27,7 @@ def ddim_mean_std(
     Deviations: none.
     """
     a_t, a_prev = (a.reshape(-1, 1, 1, 1) for a in (alpha_bar_t, alpha_bar_prev))
-    sigma = eta * ((1 - a_prev) / (1 - a_t)).sqrt() * (1 - a_t / a_prev).sqrt()  # Eq. (16)
+    sigma = ddim_sigma(a_t, a_prev, eta=eta)
     x_0 = (x_t - (1 - a_t).sqrt() * eps) / a_t.sqrt()  # Eq. (9)
     return a_prev.sqrt() * x_0 + (1 - a_prev - sigma**2).sqrt() * eps, sigma.flatten()  # Eq. (12)
 

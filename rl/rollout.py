@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from hitl.core.errors import ConfigError
 from rl.config import SampleConfig
-from rl.ddim import ddim_mean_std, gaussian_log_prob
+from rl.ddim import ddim_mean_std, ddim_sigma, gaussian_log_prob
 from rl.families.sd15 import StableDiffusion15
 from rl.randomness import generator
 
@@ -34,7 +35,19 @@ class Trajectory:
 def collect(
     family: StableDiffusion15, prompts: Sequence[str], members: int, config: SampleConfig, place: tuple[object, ...]
 ) -> Trajectory:
-    """Draw `members` images of each prompt; `place` names the randomness (seed, round, epoch, ...)."""
+    """Draw `members` images of each prompt; `place` names the randomness (seed, round, epoch, ...).
+
+    Raises:
+        ConfigError: no step of the window has noise enough to be trained.
+    """
+    timesteps, before, after = family.schedule(config.steps)
+    largest = float(ddim_sigma(before[: config.window], after[: config.window], eta=config.eta).max())
+    if largest <= SMALLEST_SIGMA:
+        raise ConfigError(
+            f"No step can be trained: with sample.eta = {config.eta:g} the noise of the first {config.window} steps "
+            f"is {largest:.2g} at most, but must be above {SMALLEST_SIGMA:g}.",
+            hint="Set sample.eta = 1.0.",
+        )
     initial, noise_seeds = [], []
     for group in range(len(prompts)):
         start = torch.randn((1, *family.latent_shape), generator=generator(*place, "start", group))
@@ -56,7 +69,6 @@ def collect(
         )
         for i in range(0, len(names), config.batch_size)
     ]
-    timesteps, before, after = family.schedule(config.steps)
     kept = parts[0][2].shape[1]
     return Trajectory(
         prompts=names,

@@ -1,5 +1,6 @@
 """THE loop of the algorithm: collect -> score -> advantages -> update. Resumes bit for bit from its last epoch."""
 
+import io
 import logging
 import math
 import time
@@ -13,9 +14,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-from hitl.core.errors import TrainingError
+from data.workspace import write_atomically
+from hitl.core.errors import ConfigError, TrainingError
 from rl.config import SampleConfig, TrainConfig
-from rl.ddim import ddim_mean_std, eps_coefficient, gaussian_kl, gaussian_log_prob
+from rl.ddim import ddim_mean_std, ddim_sigma, eps_coefficient, gaussian_kl, gaussian_log_prob
 from rl.families.sd15 import StableDiffusion15
 from rl.randomness import derive_seed, generator
 from rl.rollout import Trajectory, collect
@@ -66,7 +68,9 @@ def train(
         on_epoch: told the number of finished epochs and the last one's metrics.
 
     Raises:
-        TrainingError: the policy ratio is not 1 on the first pass over fresh samples, or a loss is not finite.
+        TrainingError: the policy ratio is not 1 on the first pass over fresh samples, or a score or the gradient is
+            not finite.
+        ConfigError: settings that a round cannot change on its way have changed, or ask for what cannot be done.
     """
     run = _Run.start(family, config, sample, folder, place, start_from)
     for epoch in range(run.epoch, config.epochs):
@@ -87,8 +91,8 @@ def train(
             "seconds_score": scored - collected,
             "seconds_update": time.monotonic() - scored,
         }
+        on_epoch(epoch + 1, metrics)  # before the state: a kill between the two repeats the epoch and tells it again
         run.save(epoch + 1)
-        on_epoch(epoch + 1, metrics)
     family.save_lora(folder)
 
 
@@ -104,11 +108,22 @@ def update(
     """Learn from one epoch's images: every (image, step) is one transition, all weighted alike. Returns metrics."""
     transitions = _Transitions.of(run, algorithm, trajectory, scores, config, sample)
     order = torch.randperm(len(transitions.advantages), generator=generator(*place, "order"))
+    if config.updates_per_epoch > len(order):
+        raise ConfigError(
+            f"train.updates_per_epoch is {config.updates_per_epoch}, but an epoch has {len(order)} transitions.",
+            hint="Use 1, or collect more images in an epoch.",
+        )
+    updates = [rows.split(config.batch_size) for rows in order.tensor_split(config.updates_per_epoch)]
     totals = _Totals()
-    for rows in order.chunk(config.updates_per_epoch):
+    rounding: dict[str, float] = {}
+    if run.family.dtype != torch.float32:
+        error, allowed = transitions.recompute(run.family, [part for parts in updates for part in parts], sample)
+        run.check_ratio(error, allowed)
+        rounding["rollout_log_ratio"] = error
+    for parts in updates:
         run.optimizer.zero_grad()
-        for part in rows.split(config.batch_size):
-            share = len(part) / len(rows)
+        for part in parts:
+            share = len(part) / sum(map(len, parts))
             log_prob, kl = transitions.evaluate(run.family, part, sample)
             loss = algorithm.loss(
                 log_prob, transitions.log_probs[part], transitions.advantages[part], kl, transitions.weights[part]
@@ -116,13 +131,13 @@ def update(
             (loss * share).backward()
             totals.add(log_prob.detach() - transitions.log_probs[part], kl.detach(), loss.item())
             if totals.updates == 0:
-                totals.check_ratio()
+                run.check_ratio(totals.first_pass_error, RATIO_TOLERANCE)
         totals.grad_norm = float(torch.nn.utils.clip_grad_norm_(run.parameters, config.max_grad_norm))
         if not math.isfinite(totals.grad_norm):
-            raise TrainingError("The gradient is not finite.", hint="Lower train.learning_rate, or use float32.")
+            raise run.diverged("The gradient is not finite.")
         run.optimizer.step()
         totals.updates += 1
-    metrics = totals.means()
+    metrics = totals.means() | rounding
     if run.value is not None:
         metrics["value_loss"] = _fit_value(run, transitions)
     return metrics
@@ -171,7 +186,7 @@ class _Transitions:
         before, after = trajectory.alpha_bar.to(device), trajectory.alpha_bar_prev.to(device)
         weights = torch.ones(window, device=device)
         if config.level_steps:
-            sigma = sample.eta * ((1 - after) / (1 - before)).sqrt() * (1 - before / after).sqrt()
+            sigma = ddim_sigma(before, after, eta=sample.eta)
             weights = sigma / eps_coefficient(before, after, eta=sample.eta).abs()
             weights = weights / weights.mean()
         self = cls(
@@ -215,6 +230,30 @@ class _Transitions:
         reference_mean, _ = ddim_mean_std(x_t, self.reference_eps[rows], before, after, eta=sample.eta)
         return gaussian_log_prob(self.x_prev[rows], mean, std), gaussian_kl(mean, reference_mean, std)
 
+    def recompute(
+        self, family: StableDiffusion15, batches: Sequence[Tensor], sample: SampleConfig
+    ) -> tuple[float, float]:
+        """Put the log-probabilities of the very batches that are learned from in place of the rollout's.
+
+        In half precision a batch of another shape is rounded in other places. Returns |log ratio| of the two and what
+        rounding explains of it, for the transition that is worst beside its own bound.
+
+        The bound: a log-probability moves by z |c_eps| / sigma per unit of the predicted noise. The noise and z are of
+        size 1, so an error in the last place of each of its D numbers, all pulling the same way, moves it by
+        |c_eps| / sigma x eps x D. Errors cancel mostly, which leaves room for guidance to multiply them.
+        """
+        drawn = self.log_probs
+        self.log_probs = torch.empty_like(drawn)
+        for rows in batches:
+            # Not under no_grad: attention may choose another kernel, with other roundings, where no gradient is wanted.
+            self.log_probs[rows] = self.evaluate(family, rows, sample)[0].detach()
+        sigma = ddim_sigma(self.alpha_bar, self.alpha_bar_prev, eta=sample.eta)
+        reach = eps_coefficient(self.alpha_bar, self.alpha_bar_prev, eta=sample.eta).abs() / sigma
+        allowed = reach * torch.finfo(family.dtype).eps * self.x_t[0].numel()
+        error = (self.log_probs - drawn).abs()
+        worst = int((error / allowed).argmax())  # nan counts as the largest
+        return float(error[worst]), float(allowed[worst])
+
 
 @dataclass(slots=True)
 class _Totals:
@@ -240,15 +279,6 @@ class _Totals:
             error = float(log_ratio.abs().max())
             self.first_pass_error = error if math.isnan(error) else max(self.first_pass_error, error)
 
-    def check_ratio(self) -> None:
-        """The policy has not moved yet, so every ratio must be 1 (measured before any clamp)."""
-        if not self.first_pass_error <= RATIO_TOLERANCE:
-            raise TrainingError(
-                f"The policy ratio is not 1 on fresh samples: |log ratio| reaches {self.first_pass_error:.2g} nats "
-                f"(allowed: {RATIO_TOLERANCE:g}).",
-                hint="Collect and train in the same precision; float32 is exact.",
-            )
-
     def means(self) -> dict[str, float]:
         return {
             "loss": self.loss / self.batches,
@@ -269,7 +299,8 @@ class _Run:
     value: ValueNetwork | None
     value_optimizer: torch.optim.Optimizer | None
     path: Path
-    place: tuple[object, ...]
+    settings: dict[str, Any]
+    """What the state's tensors are made for: a round that was begun cannot go on with others."""
     epoch: int = 0
     epoch_of_value: int = 0
 
@@ -286,6 +317,7 @@ class _Run:
         family.drop_lora()
         if start_from is not None:
             parameters = family.load_lora(start_from)
+            family.require_lora(rank=config.lora_rank, targets=config.lora_targets)
         else:
             seed = derive_seed(*place, "lora") % 2**31
             parameters = family.add_lora(rank=config.lora_rank, targets=config.lora_targets, seed=seed)
@@ -298,20 +330,31 @@ class _Run:
                 value = ValueNetwork(math.prod(family.latent_shape), width, sample.window).to(family.device)
             value_optimizer = torch.optim.AdamW(value.parameters(), lr=1e-3)
         folder.mkdir(parents=True, exist_ok=True)
-        run = cls(family, parameters, optimizer, value, value_optimizer, folder / "state.pt", place)
+        settings = {
+            "train.lora_rank": config.lora_rank,
+            "train.lora_targets": list(config.lora_targets),
+            "train.value_function": config.value_function,
+            "sample.window": sample.window,
+        }
+        run = cls(family, parameters, optimizer, value, value_optimizer, folder / "state.pt", settings)
         if run.path.exists():
             run._restore()
         elif start_from is not None and (start_from / run.path.name).exists():
             last = torch.load(start_from / run.path.name, weights_only=True, map_location=family.device)
             run.optimizer.load_state_dict(last["optimizer"])  # Adam's moments carry over
-            for group in run.optimizer.param_groups:
-                group["lr"] = config.learning_rate
+        for group in run.optimizer.param_groups:
+            group["lr"] = config.learning_rate  # a state holds the rate that it was made with
         return run
 
     def save(self, epoch: int) -> None:
-        """Write the state so that a kill leaves either the old one or the new one."""
+        """Write the state so that a kill leaves either the old one or the new one.
+
+        Raises:
+            WorkspaceError: the disk is full, or the folder cannot be written.
+        """
         self.epoch = epoch
         state: dict[str, Any] = {
+            "settings": self.settings,
             "epoch": epoch,
             "epoch_of_value": self.epoch_of_value,
             "lora": [parameter.detach().cpu() for parameter in self.parameters],
@@ -319,12 +362,18 @@ class _Run:
         }
         if self.value is not None and self.value_optimizer is not None:
             state |= {"value": self.value.state_dict(), "value_optimizer": self.value_optimizer.state_dict()}
-        temporary = self.path.with_suffix(".tmp")
-        torch.save(state, temporary)
-        temporary.replace(self.path)
+        buffer = io.BytesIO()  # on a full disk torch itself would fail with a RuntimeError about its zip file
+        torch.save(state, buffer)
+        write_atomically(self.path, buffer.getvalue())
 
     def _restore(self) -> None:
         state = torch.load(self.path, weights_only=True, map_location=self.family.device)
+        for name, begun_with in state["settings"].items():
+            if begun_with != self.settings[name]:
+                raise ConfigError(
+                    f"{name} is {self.settings[name]}, but this round's training was begun with {begun_with}.",
+                    hint=f"Set {name} back, or delete {self.path} to train this round from its beginning.",
+                )
         for parameter, saved in zip(self.parameters, state["lora"], strict=True):
             parameter.data.copy_(saved)
         self.optimizer.load_state_dict(state["optimizer"])
@@ -333,6 +382,26 @@ class _Run:
             self.value_optimizer.load_state_dict(state["value_optimizer"])
         self.epoch, self.epoch_of_value = state["epoch"], state["epoch_of_value"]
         logger.info("resumed after epoch %d", self.epoch)
+
+    def check_ratio(self, error: float, allowed: float) -> None:
+        """The policy has not moved yet, so every ratio must be 1 (measured before any clamp)."""
+        if error <= allowed:
+            return
+        message = f"The policy ratio is not 1 on fresh samples: |log ratio| reaches {error:.2g} nats"
+        if not math.isfinite(error):
+            raise self.diverged(f"{message}.")
+        raise TrainingError(
+            f"{message} (allowed: {allowed:.2g}).", hint="Collect and train in the same precision; float32 is exact."
+        )
+
+    def diverged(self, message: str) -> TrainingError:
+        """Drops the state: going on from it, the same named noise would bring the same numbers at any rate."""
+        self.path.unlink(missing_ok=True)
+        rate = self.optimizer.param_groups[0]["lr"]
+        also = "" if self.family.dtype == torch.float32 else ", or model.dtype=float32"
+        return TrainingError(
+            message, hint=f"Use a train.learning_rate below {rate:g}{also}: this round's training then starts anew."
+        )
 
 
 def _choose(prompts: Sequence[str], count: int, place: tuple[object, ...], epoch: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""The value function of DPOK (arXiv:2305.16381, section 4.3): the score to be expected from (x_t, text, step)."""
+"""The value function of DPOK (arXiv:2305.16381, section 4.3): the advantage to be expected from (x_t, text, step)."""
 
 import torch
 from jaxtyping import Float, Int
@@ -9,8 +9,9 @@ from torch.nn import functional as F
 class ValueNetwork(nn.Module):
     """A small network on the latent, the mean text embedding and the step's index.
 
-    Deviation: the authors gate every layer by a step embedding and take CLIP L/14's text feature; here the step is one
-    more input, and the text feature is the mean of the model's own embedding.
+    Deviations: it predicts the normalised advantage within the group, not the score; and the authors gate every layer
+    by a step embedding and take CLIP L/14's text feature, where here the step is one more input, and the text feature
+    is the mean of the model's own embedding.
     """
 
     def __init__(self, latent_dims: int, text_width: int, steps: int, width: int = 256) -> None:

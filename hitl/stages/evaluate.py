@@ -25,7 +25,11 @@ GRID_PROMPTS_PER_TASK = 3
 
 def run(stage: Stage, desk: Desk) -> None:
     """Score everything; the reference's images are drawn in the first round and read again in later ones."""
-    reward = ClipHead.load(stage.workspace.stage_dir(stage.round, "fit") / "reward")
+    reward = ClipHead.load(
+        stage.workspace.stage_dir(stage.round, "fit") / "reward",
+        device=desk.device(stage.config),
+        chunk=stage.config.fit.batch_size,
+    )
     family = desk.family(stage.config)
     reference = _reference_images(stage, family)
     stage.report(1, 3)

@@ -19,6 +19,7 @@ def run(stage: Stage, desk: Desk) -> None:
         stage.folder / "reward",
         reference_images=[(image_id, prompt) for image_id, prompt in stage.inputs["drawn"]],
         snapshot_sha=stage.inputs["snapshot"],
+        device=desk.device(stage.config),
     )
     require_better_than_chance(report, stage.config.fit.force)
     stage.finish({"report": report.to_dict()})

@@ -23,7 +23,11 @@ def run(stage: Stage, desk: Desk) -> None:
             f"[algorithm] does not fit {config.train.algorithm}: {str(error).split('() ')[-1]}.",
             hint=closest(next(iter(config.algorithm)), list(maker.__dataclass_fields__)),
         ) from error
-    reward = ClipHead.load(stage.workspace.stage_dir(stage.round, "fit") / "reward")
+    reward = ClipHead.load(
+        stage.workspace.stage_dir(stage.round, "fit") / "reward",
+        device=desk.device(config),
+        chunk=config.fit.batch_size,
+    )
     family = desk.family(config)
     policy = stage.checkpoint(stage.round)
     train(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from reward_models.comparisons import Comparisons
 
-_ANCHOR_PENALTY = 0.1
+ANCHOR_PENALTY = 0.1
 """Penalty on the zero-shot score, on the side bias and on the log tie rate: small beside any number of ratings."""
 
 _MAX_STEPS = 100
@@ -55,7 +55,7 @@ def fit_linear(
     scale = block_scale(difference)
     design = np.column_stack([difference / scale, comparisons.side])
     penalty = np.full(design.shape[1], float(l2))
-    penalty[[0, -1]] = _ANCHOR_PENALTY
+    penalty[[0, -1]] = ANCHOR_PENALTY
     counted = np.ones(len(comparisons)) if weights is None else np.asarray(weights, float)
     solution, log_tie = solve_davidson(design, comparisons.outcome, penalty, counted)
     weight = torch.from_numpy(solution[:-1] / scale).float()
@@ -130,9 +130,9 @@ def _davidson(
     hessian[np.diag_indices_from(hessian)] += 1.0
     if not has_ties:
         return value, gradient, hessian
-    value += 0.5 * _ANCHOR_PENALTY * log_tie**2
-    tie_gradient = float(counted @ (p_tie - (outcome == 0))) + _ANCHOR_PENALTY * log_tie
-    tie_curve = float(counted @ (p_tie * (1 - p_tie))) + _ANCHOR_PENALTY
+    value += 0.5 * ANCHOR_PENALTY * log_tie**2
+    tie_gradient = float(counted @ (p_tie - (outcome == 0))) + ANCHOR_PENALTY * log_tie
+    tie_curve = float(counted @ (p_tie * (1 - p_tie))) + ANCHOR_PENALTY
     cross = z.T @ (counted * -p_tie * (p_a - p_b) / 2)
     hessian = np.block([[hessian, cross[:, None]], [cross[None, :], np.array([[tie_curve]])]])
     return value, np.append(gradient, tie_gradient), hessian

@@ -28,8 +28,8 @@ class ClipHead:
     std: float
 
     @classmethod
-    def load(cls, folder: str | Path, *, device: str | torch.device = "cpu") -> "ClipHead":
-        """The reward model in that folder.
+    def load(cls, folder: str | Path, *, device: str | torch.device = "cpu", chunk: int = 64) -> "ClipHead":
+        """The reward model in that folder, to see `chunk` images per forward pass.
 
         Raises:
             ModelLoadError: files are missing or damaged, or the backbone is no longer the one it was fitted on.
@@ -43,7 +43,7 @@ class ClipHead:
             mean, std = float(fit["mean"]), float(fit["std"])
         except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
             raise ModelLoadError(f"The reward model in {folder} cannot be loaded: {error!r}", hint=refit) from error
-        backbone = Backbone.load(name, pretrained, device=device)
+        backbone = Backbone.load(name, pretrained, device=device, chunk=chunk)
         if backbone.fingerprint != fingerprint:
             raise ModelLoadError(
                 f"The reward model in {folder} was fitted on another version of the backbone {name!r} "

@@ -25,6 +25,11 @@ class DdpoIs:
                 f"algorithm.clip_range is {self.clip_range}, but must be between 0 and 1.",
                 hint="Use 0.2: the ratio may then move between 0.8 and 1.2.",
             )
+        if not self.advantage_clip > 0:
+            raise ConfigError(
+                f"algorithm.advantage_clip is {self.advantage_clip}, but must be positive.",
+                hint="Use 5: hardly any score is further from its group's mean.",
+            )
 
     def advantages(self, scores: Float[Tensor, "groups members"]) -> Float[Tensor, "groups members"]:
         return group_advantages(scores, clip=self.advantage_clip)
@@ -46,6 +51,13 @@ class DdpoSf:
 
     advantage_clip: float = 5.0
     """Advantages are cut off here, in standard deviations."""
+
+    def __post_init__(self) -> None:
+        if not self.advantage_clip > 0:
+            raise ConfigError(
+                f"algorithm.advantage_clip is {self.advantage_clip}, but must be positive.",
+                hint="Use 5: hardly any score is further from its group's mean.",
+            )
 
     def advantages(self, scores: Float[Tensor, "groups members"]) -> Float[Tensor, "groups members"]:
         return group_advantages(scores, clip=self.advantage_clip)

@@ -31,9 +31,14 @@ class Dpok:
                 f"algorithm.clip_range is {self.clip_range}, but must be between 0 and 1.",
                 hint="Use 0.2: the ratio may then move between 0.8 and 1.2.",
             )
-        if self.kl_weight < 0:
+        if not self.kl_weight >= 0:
             raise ConfigError(
                 f"algorithm.kl_weight is {self.kl_weight}, but a price cannot be negative.", hint="Use 0 for no KL."
+            )
+        if not self.advantage_clip > 0:
+            raise ConfigError(
+                f"algorithm.advantage_clip is {self.advantage_clip}, but must be positive.",
+                hint="Use 5: hardly any score is further from its group's mean.",
             )
 
     def advantages(self, scores: Float[Tensor, "groups members"]) -> Float[Tensor, "groups members"]:

@@ -14,7 +14,7 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor
 
-from hitl.core.errors import ModelLoadError
+from hitl.core.errors import ConfigError, ModelLoadError
 from rl.ddim import alpha_bars, previous_timesteps
 
 STARTER_FOLDER = Path(__file__).parents[1] / "starter_model"
@@ -88,6 +88,33 @@ class StableDiffusion15:
                 parameter.data.copy_(saved[f"unet.{name.replace(f'.{_ADAPTER}.', '.')}"])
         return parameters
 
+    def require_lora(self, *, rank: int, targets: Sequence[str]) -> None:
+        """Check that the loaded LoRA is the one these settings ask for: a loaded one brings its own rank and modules.
+
+        Raises:
+            ConfigError: its rank or its modules are others.
+        """
+        found = {
+            name.split(".lora_A.")[0]: len(parameter)
+            for name, parameter in self._unet.named_parameters()
+            if f".lora_A.{_ADAPTER}." in name
+        }
+        wanted = {
+            name
+            for name, _ in self._unet.named_modules()
+            if any(name == target or name.endswith(f".{target}") for target in targets)
+        }
+        hint = "They are fixed by the first round: set it back, or start another workspace."
+        if {*found.values()} != {rank}:
+            ranks = ", ".join(map(str, sorted({*found.values()})))
+            raise ConfigError(f"train.lora_rank is {rank}, but the LoRA of the last round has rank {ranks}.", hint=hint)
+        if differing := sorted(found.keys() ^ wanted):
+            raise ConfigError(
+                f"train.lora_targets is {list(targets)}, but the LoRA of the last round is on other modules: they "
+                f"differ in {len(differing)}, such as {differing[0]}.",
+                hint=hint,
+            )
+
     def save_lora(self, folder: Path) -> None:
         """Write the LoRA as `pipe.load_lora_weights(folder)` takes it."""
         state = convert_state_dict_to_diffusers(get_peft_model_state_dict(self._unet, adapter_name=_ADAPTER))
@@ -97,6 +124,11 @@ class StableDiffusion15:
         """Back to the reference alone."""
         if self.has_lora:
             self._unet.delete_adapters(_ADAPTER)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the frozen weights; the LoRA is float32 beside any."""
+        return self._unet.dtype
 
     @property
     def has_lora(self) -> bool:
@@ -159,7 +191,7 @@ class StableDiffusion15:
         guidance: float,
     ) -> Float[Tensor, "batch c h w"]:
         """The guided noise, float32. Both halves of the guidance run as one batch."""
-        dtype = self._unet.dtype
+        dtype = self.dtype
         if guidance == 1.0:
             return self._unet(x_t.to(dtype), timesteps, text).sample.float()
         empty = self.encode([""]).expand_as(text)

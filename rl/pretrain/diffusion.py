@@ -1,5 +1,6 @@
 """The starter's denoiser and text encoder, trained together on latents of rendered scenes."""
 
+import hashlib
 import json
 import logging
 import time
@@ -90,7 +91,7 @@ class Denoiser(torch.nn.Module):
 def train_denoiser(
     folder: Path,
     *,
-    steps: int = 10_000,
+    steps: int = 12_500,
     batch_size: int = 48,
     scenes: int = 60_000,
     learning_rate: float = 1e-3,
@@ -155,18 +156,33 @@ def train_denoiser(
 def _encoded_scenes(
     folder: Path, vae: AutoencoderKL, scenes: int, seed: int, processes: int
 ) -> tuple[list[str], Tensor]:
-    path = folder / "latents.pt"
-    if not path.exists():
-        texts: list[str] = []
-        latents: list[Tensor] = []
-        for start in range(0, scenes, 4000):
-            drawn, pictures = draw_pool(seed + 1, start, min(4000, scenes - start), processes)
-            texts += drawn
-            latents += [_encode(vae, pictures[i : i + 50]) for i in range(0, len(pictures), 50)]
-            write_log(folder, stage="encode", scenes=len(texts))
-        torch.save({"texts": texts, "latents": torch.cat(latents)}, path)
-    stored = torch.load(path, weights_only=True)
+    """Captions and latents, kept in `latents.pt` and made anew when they would be others."""
+    path, made_from = folder / "latents.pt", {"encoder": _encoder_hash(vae), "seed": seed, "scenes": scenes}
+    if path.exists():
+        stored = torch.load(path, weights_only=True)
+        if stored.get("made_from") == made_from:
+            return stored["texts"], stored["latents"]
+        logger.info("%s was made from something else: encoding the scenes again", path)
+    texts: list[str] = []
+    latents: list[Tensor] = []
+    for start in range(0, scenes, 4000):
+        drawn, pictures = draw_pool(seed + 1, start, min(4000, scenes - start), processes)
+        texts += drawn
+        latents += [_encode(vae, pictures[i : i + 50]) for i in range(0, len(pictures), 50)]
+        write_log(folder, stage="encode", scenes=len(texts))
+    stored = {"made_from": made_from, "texts": texts, "latents": torch.cat(latents)}
+    torch.save(stored, path.with_suffix(".tmp"))
+    path.with_suffix(".tmp").replace(path)
     return stored["texts"], stored["latents"]
+
+
+def _encoder_hash(vae: AutoencoderKL) -> str:
+    """Of what makes latents: the decoder may train on meanwhile."""
+    digest = hashlib.sha256(str(vae.config["scaling_factor"]).encode())
+    for part in (vae.encoder, vae.quant_conv):
+        for name, weight in sorted(part.state_dict().items()):
+            digest.update(name.encode() + weight.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 @torch.no_grad()

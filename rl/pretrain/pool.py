@@ -8,7 +8,7 @@ import numpy as np
 from data.world.captions import TASKS, sample
 from data.world.scenes import render
 
-TASK_SHARES = (0.08, 0.2, 0.14, 0.5, 0.08)
+TASK_SHARES = (0.08, 0.17, 0.11, 0.54, 0.1)
 """Of the scenes, by task: relations are learned last and need the most, colours are learned within minutes."""
 
 

@@ -49,15 +49,20 @@ def build_vae() -> AutoencoderKL:
 def train_vae(
     folder: Path, *, steps: int = 6000, scenes: int = 20_000, seed: int = 0, processes: int = 2
 ) -> AutoencoderKL:
-    """Train the autoencoder, or go on from its state in `folder`; ends with `folder/vae/`, of unit latent variance."""
+    """Train the autoencoder, or go on from its state in `folder`; ends with `folder/vae/`, of unit latent variance.
+
+    Latents that change put the decoder phase back to its beginning.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     vae = build_vae()
     draw = partial(draw_pool, seed, 0, scenes, processes)
     trained = _fit(vae, folder, "vae", list(vae.parameters()), draw, steps=steps, seed=seed, noise=0.0)
-    if not trained and (folder / "vae").exists():
-        # Its decoder may have been trained on since: what this phase left in its state is older.
+    decoder_state = folder / _state_name("decoder")
+    if not trained and decoder_state.exists() and (folder / "vae").exists():
+        # Its decoder has been trained on since: what this phase left in its state is older.
         return AutoencoderKL.from_pretrained(folder / "vae")
+    decoder_state.unlink(missing_ok=True)  # it was trained on another encoder's latents
     _set_scaling(vae, draw_pool(seed, 0, min(2000, scenes), processes)[1])
     vae.save_pretrained(folder / "vae")
     return vae
@@ -96,14 +101,18 @@ def _fit(
 ) -> bool:
     """Train some parameters of the autoencoder, or go on from `folder/<stage>_state.pt`; False if no step was left.
 
+    Only what is trained is restored: the rest is that of `vae`.
+
     Loss: weighted L1 + L2 of the reconstruction + 1e-6 KL; AdamW, 7e-4. `draw` makes the scenes, should any be needed.
     """
     vae.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=1e-4, betas=(0.9, 0.99))
-    state_path, done = folder / f"{stage}_state.pt", 0
+    state_path, done = folder / _state_name(stage), 0
     if state_path.exists():
         state = torch.load(state_path, weights_only=True)
-        vae.load_state_dict(state["model"])
+        for name, parameter in vae.named_parameters():
+            if parameter.requires_grad:
+                parameter.data.copy_(state["model"][name])
         optimizer.load_state_dict(state["optimizer"])
         done = state["step"]
     if done >= steps:
@@ -133,6 +142,10 @@ def _fit(
             save_state(state_path, vae, optimizer, step + 1)
             _save_grid(folder / f"{stage}_grid.png", vae, pictures[:16])
     return True
+
+
+def _state_name(stage: str) -> str:
+    return f"{stage}_state.pt"
 
 
 def _pixel_weight(x: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ def test_an_epoch_runs_and_every_metric_is_in_the_glossary(name: str, tmp_path: 
 @pytest.mark.parametrize("name", ALGORITHMS.names())
 def test_a_setting_outside_its_range_is_refused_by_name(name: str):
     maker = ALGORITHMS.load(name)
-    wrong = {"clip_range": (0.0, -0.1, 1.0), "kl_weight": (-0.01,)}
+    wrong = {"clip_range": (0.0, -0.1, 1.0), "kl_weight": (-0.01,), "advantage_clip": (0.0, -1.0)}
     known = {field.name for field in dataclasses.fields(maker)}
     for field in known & wrong.keys():
         for value in wrong[field]:

@@ -1,6 +1,7 @@
 """What a CUDA device adds: it draws what the CPU draws, and trains from the same noise to nearly the same weights."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,14 +23,18 @@ pytestmark = [
 
 PROMPTS = ["a red circle", "two blue hearts"]
 SAMPLE = SampleConfig(steps=4, guidance=2.0, window=2, batch_size=8)
+LORA_FILE = "pytorch_lora_weights.safetensors"
 TRAIN = TrainConfig(epochs=2, prompts_per_epoch=2, images_per_prompt=4, batch_size=3, learning_rate=1e-3, lora_rank=2)
 
 
 @pytest.fixture(autouse=True)
-def exact_float32(monkeypatch: pytest.MonkeyPatch):
+def exact_float32() -> Iterator[None]:
     """TensorFloat-32 keeps ten bits of a convolution's inputs: too few to compare devices with."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    # Not by monkeypatch: what torch answers by __getattr__ alone, it deletes afterwards instead of putting it back.
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def family(device: str) -> StableDiffusion15:
@@ -69,7 +74,7 @@ def test_training_moves_the_weights_alike_and_its_first_ratio_is_one(tmp_path: P
             place=(0, 1),
             on_epoch=lambda epoch, metrics: first_ratios.append(metrics["first_pass_log_ratio"]),
         )
-    on_cpu, on_gpu = (load_file(tmp_path / device / "pytorch_lora_weights.safetensors") for device in ("cpu", "cuda"))
+    on_cpu, on_gpu = (load_file(tmp_path / device / LORA_FILE) for device in ("cpu", "cuda"))
     moved_alike = [
         torch.nn.functional.cosine_similarity(on_gpu[name].flatten(), weight.flatten(), dim=0)
         for name, weight in on_cpu.items()
@@ -77,4 +82,30 @@ def test_training_moves_the_weights_alike_and_its_first_ratio_is_one(tmp_path: P
     ]
     assert moved_alike
     assert min(moved_alike) > 0.9
-    assert max(first_ratios) < 1e-2
+    assert len(first_ratios) == 4
+    assert max(first_ratios) < 2e-3  # what the CPU's tests ask for: a fifth of what `train` lets pass
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_trains_on_the_ratios_of_its_own_batches(tmp_path: Path, dtype: torch.dtype):
+    """Drawn by 8 and learned from by 3, where a GPU rounds differently; the reference is float32 on the CPU."""
+    metrics: list[dict[str, float]] = []
+    for device, weights in (("cpu", torch.float32), ("cuda", dtype)):
+        train(
+            StableDiffusion15(build_pipeline().to(dtype=weights), torch.device(device)),
+            Dpok(),
+            brightness,
+            PROMPTS,
+            replace(TRAIN, epochs=1),
+            SAMPLE,
+            folder=tmp_path / device,
+            place=(0, 1),
+            on_epoch=lambda epoch, values: metrics.append(values),
+        )
+    exact, half = metrics
+    assert "rollout_log_ratio" not in exact
+    assert half["rollout_log_ratio"] >= half["first_pass_log_ratio"]
+    assert half["first_pass_log_ratio"] < 1e-3  # the same batches by the same kernels
+    assert half["grad_norm"] == pytest.approx(exact["grad_norm"], rel=0.2)
+    assert half["kl_per_step"] < 0.1  # a fresh LoRA adds nothing: what is left is rounding
+    assert all(torch.isfinite(weight).all() for weight in load_file(tmp_path / "cuda" / LORA_FILE).values())

@@ -1,5 +1,8 @@
 """The backbone against open_clip itself: preprocessing, features, gradients, and names that do not exist."""
 
+import dataclasses
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +46,7 @@ def test_preprocessing_is_open_clips(folder, backbone, size, resize_mode):
         pretrained=None,
         model=backbone.model,
         tokenizer=None,
+        architecture={},
         preprocessing=backbone.preprocessing | {"resize_mode": resize_mode},
     ).preprocess(images)
     theirs = torch.stack([transform(Image.fromarray(image.permute(1, 2, 0).numpy())) for image in images])
@@ -95,6 +99,39 @@ def test_the_fingerprint_tells_weights_apart(folder, backbone):
     with torch.no_grad():
         changed.model.logit_scale += 1
     assert changed.fingerprint != backbone.fingerprint
+
+
+@pytest.mark.parametrize("change", ["activation", "heads", "tokenizer"])
+def test_the_fingerprint_tells_equal_weights_in_another_model_apart(folder, backbone, tmp_path, change):
+    shutil.copytree(folder, tmp_path / "clip")
+    path = tmp_path / "clip" / "open_clip_config.json"
+    config = json.loads(path.read_text())
+    if change == "activation":
+        config["model_cfg"]["quick_gelu"] = not config["model_cfg"].get("quick_gelu", False)
+    elif change == "heads":
+        config["model_cfg"]["text_cfg"]["heads"] *= 2
+    path.write_text(json.dumps(config))
+    other = Backbone.load(str(tmp_path / "clip"))
+    if change == "tokenizer":
+        other = dataclasses.replace(other, tokenizer=lambda texts: backbone.tokenizer([text[::-1] for text in texts]))
+    else:
+        assert not torch.equal(other.text_features(["a star"]), backbone.text_features(["a star"]))
+    assert other.fingerprint != backbone.fingerprint
+
+
+@pytest.mark.parametrize(("tag", "is_quick"), [("openai", True), ("laion2b_s32b_b82k", False)])
+def test_weights_of_the_quick_gelu_get_it(monkeypatch, tag, is_quick):
+    """The weights themselves are 1.7 GB: what open_clip is asked for is looked at instead, in place of loading them."""
+    asked: dict[str, object] = {}
+
+    def stop(*names: object, **settings: object) -> None:
+        asked.update(settings)
+        raise OSError("no weights here")
+
+    monkeypatch.setattr(open_clip, "create_model", stop)
+    with pytest.raises(ModelLoadError, match="no weights here"):
+        Backbone.load("ViT-L-14", tag)
+    assert asked["force_quick_gelu"] is is_quick
 
 
 def test_cached_features_are_the_backbones_for_pictures_of_any_size(backbone, tmp_path):

@@ -1,6 +1,8 @@
 """Fitting from rows to files: what is learned, what is refused, and that equal rows give equal files."""
 
+import dataclasses
 import json
+import math
 import zlib
 from pathlib import Path
 
@@ -9,11 +11,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from scipy.stats import ttest_1samp
 
-from data.bootstrap import Interval
+from data.bootstrap import Interval, cluster_interval
 from hitl.core.errors import ConfigError, ModelLoadError, NotEnoughRatings, RewardAtChance, StoreError, WorkspaceError
-from reward_models.comparisons import from_rows, groups, read_snapshot
-from reward_models.fit import FIT_FILE, HEAD_FILE, RewardFitConfig, fit_reward, require_better_than_chance
+from reward_models.comparisons import Comparisons, from_rows, groups, read_snapshot
+from reward_models.fit import (
+    FIT_FILE,
+    HEAD_FILE,
+    FitReport,
+    RewardFitConfig,
+    _try,
+    fit_reward,
+    interval,
+    require_better_than_chance,
+)
+from reward_models.heads.linear import fit_linear
 from reward_models.pretrain import ClipPretrainConfig, pretrain
 from reward_models.rewards.clip_head import ClipHead
 
@@ -132,6 +145,67 @@ def test_a_coin_is_refused_unless_forced(clip, tmp_path):
     require_better_than_chance(report, forced=True)
 
 
+@pytest.mark.parametrize("clusters", [3, 6, 12])
+def test_of_few_prompts_the_interval_is_students(clusters):
+    """Prompts of equal size: the interval is that of scipy's t-test on the prompts' means."""
+    rng = np.random.default_rng(clusters)
+    values = (rng.random((clusters, 8)) < 0.6).astype(float)
+    ours = interval(values.ravel(), np.repeat(np.arange(clusters), 8), seed=0)
+    theirs = ttest_1samp(values.mean(1), 0.5).confidence_interval(0.95)
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
+    assert (ours.n, ours.clusters) == (8 * clusters, clusters)
+
+
+def test_a_coin_passes_about_as_often_as_it_should_with_few_prompts():
+    """2.5 % are to pass; the bootstrap would let 8 % through here. Of 2,000 coins 1.6 % to 4 % is chance."""
+    rng, group = np.random.default_rng(0), np.repeat(np.arange(5), 12)
+    passed = sum(interval((rng.random(60) < 0.5).astype(float), group, seed=0).low > 0.5 for _ in range(2000))
+    assert 32 <= passed <= 80
+
+
+def test_of_many_prompts_it_is_the_bootstraps():
+    values, group = np.arange(80) % 2.0, np.repeat(np.arange(20), 4)
+    assert interval(values, group, seed=3) == cluster_interval(values, group.tolist(), seed=3)
+
+
+def with_accuracy(report: FitReport, accuracy: Interval, **changes) -> FitReport:
+    return dataclasses.replace(report, accuracy=accuracy, **changes)
+
+
+def test_too_few_prompts_are_refused_for_that_reason_however_well_they_go(clip, tmp_path):
+    rows = make_rows(PROMPTS[:2], per_prompt=30, noise=0.1)
+    report = fit_reward(rows, picture, config_for(clip), tmp_path / "cache", tmp_path / "reward")
+    all_right = with_accuracy(report, Interval(1.0, 1.0, 1.0, 54, 2))
+    with pytest.raises(RewardAtChance, match="of 2 prompts, and at least 5 are needed") as refusal:
+        require_better_than_chance(all_right)
+    assert "ratings of more prompts" in refusal.value.hint
+    one = with_accuracy(report, Interval(1.0, math.nan, math.nan, 54, 1), held_out_by="images")
+    with pytest.raises(RewardAtChance, match="of 1 sets of images"):
+        require_better_than_chance(one)
+    require_better_than_chance(with_accuracy(report, Interval(0.8, 0.6, 1.0, 54, 5)))
+
+
+def test_inside_one_prompt_the_strongest_penalty_is_taken(monkeypatch):
+    """With two prompts each part is fitted on one: the penalty that both together chose has seen what is judged."""
+    features = torch.randn((40, 5), generator=torch.Generator().manual_seed(0))
+    liked = features[:, 1].numpy()
+    first, second = np.random.default_rng(0).integers(20, size=(2, 200)) + np.repeat([0, 20], 100)
+    prompts = [PROMPTS[number] for number in np.repeat([0, 1], 100)]
+    outcome, side = np.where(liked[first] > liked[second], 1, -1), np.ones(200, int)
+    comparisons = Comparisons([(f"{n:02}", PROMPTS[n // 20]) for n in range(40)], first, second, outcome, side, prompts)
+    taken: list[float] = []
+
+    def fit(features, comparisons, *, l2):
+        taken.append(l2)
+        return fit_linear(features, comparisons, l2=l2)
+
+    monkeypatch.setattr("reward_models.fit.fit_linear", fit)
+    config = RewardFitConfig(l2=(10_000.0, 0.1))
+    candidate, _ = _try("linear", features, comparisons, np.repeat([0, 1], 100), config)
+    assert candidate.l2 == 0.1
+    assert taken[-2:] == [10_000.0, 10_000.0]
+
+
 def test_the_mlp_is_tried_from_the_number_of_comparisons_on(clip, tmp_path):
     rows = make_rows(PROMPTS[:3], per_prompt=20)
     report = fit_reward(rows, picture, config_for(clip, mlp_from=60, folds=2), tmp_path / "cache", tmp_path / "reward")
@@ -206,8 +280,8 @@ def test_the_refusal_estimates_how_many_ratings_settle_it(clip, tmp_path):
     """From 0.55 with a half-width of 0.1, the interval is clear of 0.5 at four times the comparisons: 400."""
     rows = make_rows(noise=float("inf"), per_prompt=6)
     report = fit_reward(rows, picture, config_for(clip), tmp_path / "cache", tmp_path / "reward")
-    changed = {name: getattr(report, name) for name in report.__slots__}
-    changed["accuracy"] = Interval(0.55, 0.45, 0.65, 100, 6)
-    with pytest.raises(RewardAtChance) as refusal:
-        require_better_than_chance(type(report)(**changed))
-    assert "about 400 in all" in refusal.value.hint
+    for clusters, is_few in ((6, True), (20, False)):
+        with pytest.raises(RewardAtChance) as refusal:
+            require_better_than_chance(with_accuracy(report, Interval(0.55, 0.45, 0.65, 100, clusters)))
+        assert "about 400 in all" in refusal.value.hint
+        assert ("best of more than these 6 prompts" in refusal.value.hint) == is_few

@@ -109,6 +109,19 @@ def test_a_side_bias_is_found_and_kept_out_of_the_score():
     assert fitted.side_bias == pytest.approx(0.8, abs=0.12)
 
 
+def test_the_network_finds_a_side_bias_and_a_tie_rate_too():
+    """Of 4,000 comparisons a third end in a tie whatever the pictures: nu = P(tie) / sqrt(P(a) P(b)) is near 1."""
+    features = things(60, 4)
+    comparisons = compare(features[:, 3].numpy() * 2.0, 4000, side_bias=0.8)
+    assert fit_mlp(features, comparisons, seed=0, epochs=5).side_bias == pytest.approx(0.8, abs=0.12)
+    assert fit_mlp(features, comparisons, seed=0, epochs=1).log_tie == -math.inf
+    comparisons.outcome[np.random.default_rng(1).random(len(comparisons)) < 1 / 3] = 0
+    linear = fit_linear(features, comparisons, l2=1.0)
+    network = fit_mlp(features, comparisons, seed=0, epochs=5)
+    assert network.side_bias == pytest.approx(linear.side_bias, abs=0.1)
+    assert network.log_tie == pytest.approx(linear.log_tie, abs=0.1)
+
+
 def test_with_few_ratings_the_head_leans_on_the_zero_shot_score():
     """Ten comparisons that follow the zero-shot score: at a strong penalty it alone carries the head."""
     features = things(20, 16)

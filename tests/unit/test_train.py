@@ -1,5 +1,8 @@
 """The training loop on a tiny pipeline of real classes: what it collects, how it learns, resumes, what it refuses."""
 
+import errno
+import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,15 +14,16 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from hitl.core.errors import ModelLoadError, TrainingError
+from hitl.core.errors import ConfigError, ModelLoadError, TrainingError, WorkspaceError
 from rl.algorithms.ddpo import DdpoIs, DdpoSf
 from rl.algorithms.dpok import Dpok
 from rl.config import SampleConfig, TrainConfig
 from rl.families.sd15 import StableDiffusion15
 from rl.pretrain.diffusion import build_scheduler
 from rl.randomness import generator
-from rl.rollout import collect, draw
-from rl.train import train
+from rl.rollout import Trajectory, collect, draw
+from rl.train import RATIO_TOLERANCE, _Run, _Transitions, train
+from rl.value import ValueNetwork
 from tests.fixtures.tiny_pipeline import build_family, build_pipeline
 
 PROMPTS = ["a red circle", "two blue hearts"]
@@ -36,6 +40,7 @@ TRAIN = TrainConfig(
     lora_rank=2,
     value_function=False,
 )
+GOLDEN = json.loads((Path(__file__).parents[1] / "fixtures" / "golden.json").read_text())
 LORA_FILE = "pytorch_lora_weights.safetensors"
 
 
@@ -309,14 +314,98 @@ def test_on_the_first_pass_all_algorithms_take_the_same_step(tmp_path: Path):
         torch.testing.assert_close(other, moments[0], rtol=1e-3, atol=1e-6)
 
 
-def test_levelling_the_steps_divides_out_how_far_the_noise_moves_the_mean(tmp_path: Path):
-    """Weight of step i is proportional to sigma / |c_eps|, with mean 1: so two settings differ in the gradient."""
-    levelled, plain = (
-        run(tmp_path / str(flag), config=replace(TRAIN, epochs=1, level_steps=flag), sample=QUICK)[0]
-        for flag in (True, False)
+def transitions_of(
+    folder: Path, steps: Sequence[dict[str, float]], *, level_steps: bool = False, value: ValueNetwork | None = None
+) -> _Transitions:
+    """Transitions of two images of one prompt, scored 0 and 1, over steps with these alpha-bars; latents are drawn."""
+    config = replace(TRAIN, images_per_prompt=2, level_steps=level_steps)
+    state = _Run.start(build_family(), config, QUICK, folder, PLACE, None)
+    state.value, state.epoch_of_value = value, 1
+    trajectory = Trajectory(
+        prompts=PROMPTS[:1] * 2,
+        images=torch.zeros((2, 3, 64, 64), dtype=torch.uint8),
+        states=torch.randn((2, len(steps) + 1, 4, 8, 8), generator=generator("states")),
+        log_probs=torch.zeros(2, len(steps)),
+        timesteps=torch.tensor([step["t"] for step in steps]),
+        alpha_bar=torch.tensor([step["abar_t"] for step in steps]),
+        alpha_bar_prev=torch.tensor([step["abar_prev"] for step in steps]),
     )
-    assert levelled["reward_mean"] == plain["reward_mean"]
-    assert levelled["grad_norm"] != pytest.approx(plain["grad_norm"], rel=1e-3)
+    return _Transitions.of(state, Dpok(), trajectory, torch.tensor([[0.0, 1.0]]), config, QUICK)
+
+
+def test_levelling_the_steps_divides_out_how_far_the_noise_moves_the_mean(tmp_path: Path):
+    """Weight of step i is sigma / |c_eps| over its mean, from the float64 numbers of fixtures/golden.json."""
+    steps = GOLDEN["sd15_ddim50_eta1"]
+    plain = torch.tensor([step["sigma"] / abs(step["c_eps"]) for step in steps])
+    levelled = transitions_of(tmp_path / "levelled", steps, level_steps=True).weights
+    torch.testing.assert_close(levelled, (plain / plain.mean()).repeat(2), rtol=1e-3, atol=0)
+    assert transitions_of(tmp_path / "plain", steps).weights.tolist() == [1.0] * 2 * len(steps)
+
+
+class FirstNumber(ValueNetwork):
+    """A value function whose answer can be read off the latent."""
+
+    def forward(self, x_t: Tensor, text: Tensor, step: Tensor) -> Tensor:
+        return x_t.flatten(1)[:, 0]
+
+
+def test_what_the_value_function_adds_to_the_groups_mean_is_subtracted(tmp_path: Path):
+    """Scores 0 and 1 are the advantages -1 and 1; of V = v, w each step subtracts (v - w)/2 and (w - v)/2."""
+    steps = GOLDEN["sd15_ddim50_eta1"][:2]
+    found = transitions_of(tmp_path, steps, value=FirstNumber(256, 16, 2))
+    (v0, v1), (w0, w1) = found.x_t[:, 0, 0, 0].reshape(2, 2).tolist()
+    assert found.relative.tolist() == [-1.0, -1.0, 1.0, 1.0]
+    expected = [-1 - (v0 - w0) / 2, -1 - (v1 - w1) / 2, 1 - (w0 - v0) / 2, 1 - (w1 - v1) / 2]
+    assert found.advantages.tolist() == pytest.approx(expected, abs=1e-6)
+    assert min(abs(v0 - w0), abs(v1 - w1)) > 0.1  # else the test could not tell a sign
+
+
+def test_updates_share_the_transitions_as_evenly_as_they_can(tmp_path: Path):
+    """8 transitions in 5 updates: 2, 2, 2, 1 and 1, where equal chunks of 2 would make only 4 updates."""
+    run(tmp_path, config=replace(TRAIN, epochs=1, updates_per_epoch=5), sample=QUICK)
+    steps = torch.load(tmp_path / "state.pt", weights_only=True)["optimizer"]["state"][0]["step"]
+    assert float(steps) == 5
+    with pytest.raises(ConfigError, match=r"updates_per_epoch is 9, but an epoch has 8 transitions"):
+        run(tmp_path / "more", config=replace(TRAIN, updates_per_epoch=9), sample=QUICK)
+
+
+# -- half precision ---------------------------------------------------------------------------------------------------
+
+
+class Half(StableDiffusion15):
+    """In bfloat16, and rounded otherwise when a gradient is wanted of it or when asked: what another batch shape does
+    on a GPU. (On a CPU a row's result does not depend on the other rows.)
+    """
+
+    def __init__(self, error: float = 0.0) -> None:
+        super().__init__(build_pipeline().to(dtype=torch.bfloat16), torch.device("cpu"))
+        self.error = error
+
+    def predict_noise(self, x_t: Tensor, timesteps: Tensor, text: Tensor, *, guidance: float) -> Tensor:
+        eps = super().predict_noise(x_t, timesteps, text, guidance=guidance)
+        last_place = torch.randn(eps.shape, generator=generator("rounding")) * 2**-8
+        return eps + self.error * last_place if len(x_t) == 3 else eps  # batches of 3 learn, of 4 draw
+
+
+def test_half_precision_learns_with_the_ratio_of_the_batches_it_learns_from(tmp_path: Path):
+    """Rounding puts the rollout's log-probabilities off by more than is let pass; what is learned from is not."""
+    config = replace(TRAIN, images_per_prompt=3, updates_per_epoch=2)  # 12 transitions: batches of 3 throughout
+    metrics = run(tmp_path, family=Half(error=1.0), config=config, sample=QUICK)
+    assert all(values["rollout_log_ratio"] > RATIO_TOLERANCE for values in metrics)
+    assert [values["first_pass_log_ratio"] for values in metrics] == [0.0, 0.0]
+    assert metrics[0]["grad_norm"] > 0
+    assert metrics[1]["kl_per_step"] > 0
+
+
+def test_half_precision_explains_rounding_and_no_more(tmp_path: Path):
+    config = replace(TRAIN, images_per_prompt=3)
+    with pytest.raises(TrainingError, match=r"ratio is not 1 .* \(allowed: 79\)"):
+        run(tmp_path, family=Half(error=100.0), config=config, sample=QUICK)
+
+
+def test_float32_keeps_the_rollouts_log_probabilities(tmp_path: Path):
+    (metrics,) = run(tmp_path, config=replace(TRAIN, epochs=1), sample=QUICK)
+    assert "rollout_log_ratio" not in metrics
 
 
 # -- a toy that must be solved ----------------------------------------------------------------------------------------
@@ -365,17 +454,28 @@ class Killed(BaseException):
 def test_interrupted_equals_uninterrupted_bit_for_bit(tmp_path: Path):
     config = replace(TRAIN, epochs=4, updates_per_epoch=2, value_function=True)
     whole = run(tmp_path / "whole", config=config, sample=QUICK)
-    metrics: list[dict[str, float]] = []
+    told: dict[int, dict[str, float]] = {}
+    batches: list[Tensor] = []
 
-    def stop_after_two(epoch: int, values: dict[str, float]) -> None:
-        metrics.append(values)
-        if epoch == 2:
-            raise Killed
+    def tell(epoch: int, values: dict[str, float]) -> None:
+        told[epoch] = values
+        if epoch == 2 and len(batches) == 2:
+            raise Killed  # told of, not kept: the epoch is repeated, and told of again
 
-    with pytest.raises(Killed):
-        run(tmp_path / "parts", config=config, sample=QUICK, on_epoch=stop_after_two)
-    assert not (tmp_path / "parts" / LORA_FILE).exists()
-    metrics += run(tmp_path / "parts", config=config, sample=QUICK)
+    def reward(images: Tensor, prompts: Sequence[str]) -> Tensor:
+        batches.append(images)
+        if len(batches) == 5:
+            raise Killed  # in the middle of the fourth epoch
+        return brightness(images, prompts)
+
+    for _ in range(2):
+        with pytest.raises(Killed):
+            run(tmp_path / "parts", config=config, sample=QUICK, reward=reward, on_epoch=tell)
+        assert not (tmp_path / "parts" / LORA_FILE).exists()
+    run(tmp_path / "parts", config=config, sample=QUICK, reward=reward, on_epoch=tell)
+    assert len(batches) == 6
+    assert torch.equal(batches[1], batches[2])
+    metrics = [told[epoch] for epoch in sorted(told)]
     assert (tmp_path / "parts" / LORA_FILE).read_bytes() == (tmp_path / "whole" / LORA_FILE).read_bytes()
     states = [torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "parts")]
     assert {"lora", "optimizer", "value", "value_optimizer"} <= states[0].keys()
@@ -393,6 +493,52 @@ def test_a_finished_run_that_is_started_again_changes_nothing(tmp_path: Path):
     weights = (tmp_path / LORA_FILE).read_bytes()
     assert run(tmp_path, config=replace(TRAIN, epochs=1)) == []
     assert (tmp_path / LORA_FILE).read_bytes() == weights
+
+
+def test_a_resumed_run_takes_the_learning_rate_it_is_given(tmp_path: Path):
+    run(tmp_path, config=replace(TRAIN, epochs=1), sample=QUICK)
+    run(tmp_path, config=replace(TRAIN, epochs=2, learning_rate=1e-4), sample=QUICK)
+    (group,) = torch.load(tmp_path / "state.pt", weights_only=True)["optimizer"]["param_groups"]
+    assert group["lr"] == 1e-4
+
+
+@pytest.mark.parametrize("name", ["train.lora_rank", "train.lora_targets", "train.value_function", "sample.window"])
+def test_a_round_that_was_begun_refuses_to_go_on_with_another_shape(tmp_path: Path, name: str):
+    run(tmp_path, config=replace(TRAIN, epochs=1), sample=QUICK)
+    other = {"lora_rank": 3, "lora_targets": ("to_q",), "value_function": True}
+    key = name.split(".")[1]
+    config = replace(TRAIN, **{key: other[key]}) if key in other else TRAIN
+    with pytest.raises(ConfigError, match=f"{name} is .* begun with") as caught:
+        run(tmp_path, config=config, sample=replace(QUICK, window=1) if key == "window" else QUICK)
+    assert "state.pt" in caught.value.hint
+    (tmp_path / "state.pt").unlink()  # what the hint says
+    assert len(run(tmp_path, config=config, sample=QUICK)) == 2
+
+
+def test_a_later_round_refuses_a_lora_of_another_rank_or_on_other_modules(tmp_path: Path, moved: Path):
+    for change in ({"lora_rank": 4}, {"lora_targets": ("to_q", "to_v")}):
+        with pytest.raises(ConfigError, match=f"train.{next(iter(change))} is") as caught:
+            run(tmp_path, config=replace(TRAIN, **change), sample=QUICK, start_from=moved)
+        assert "first round" in caught.value.hint
+    run(
+        tmp_path,
+        config=replace(TRAIN, epochs=1, lora_targets=("attn1.to_q", "attn2.to_q", "to_k", "to_v", "to_out.0")),
+        sample=QUICK,
+        start_from=moved,
+    )
+
+
+def test_a_full_disk_is_said_in_words_and_the_old_state_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run(tmp_path, config=replace(TRAIN, epochs=1), sample=QUICK)
+    before = (tmp_path / "state.pt").read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(WorkspaceError, match="The disk is full"):
+        run(tmp_path, sample=QUICK)
+    assert (tmp_path / "state.pt").read_bytes() == before
 
 
 def test_a_round_goes_on_from_the_last_ones_lora_and_moments(tmp_path: Path):
@@ -472,8 +618,32 @@ def test_a_policy_that_is_not_a_number_is_refused_as_a_wrong_ratio(tmp_path: Pat
         pipeline.unet.conv_out.bias.data.fill_(torch.nan)
         return brightness(images, prompts)
 
-    with pytest.raises(TrainingError, match="reaches nan nats"):
+    with pytest.raises(TrainingError, match="reaches nan nats") as caught:
         run(tmp_path, family=StableDiffusion15(pipeline, torch.device("cpu")), reward=reward)
+    assert "train.learning_rate below 0.01" in caught.value.hint
+
+
+def test_a_run_that_diverged_starts_anew_as_its_hint_says(tmp_path: Path):
+    """The state of the epoch before would bring the same gradient back at any rate."""
+    run(tmp_path, config=replace(TRAIN, epochs=1), sample=QUICK)
+    with pytest.raises(TrainingError, match="gradient is not finite") as caught:
+        run(tmp_path, algorithm=Dpok(kl_weight=1e38), config=replace(TRAIN, learning_rate=1e-3), sample=QUICK)
+    assert "train.learning_rate below 0.001" in caught.value.hint
+    assert len(run(tmp_path, config=replace(TRAIN, learning_rate=1e-4), sample=QUICK)) == TRAIN.epochs
+
+
+def test_noise_too_small_to_learn_from_is_refused_before_anything_is_drawn(tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"No step can be trained") as caught:
+        run(tmp_path, sample=replace(QUICK, eta=1e-5))
+    assert "sample.eta" in caught.value.hint
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("name", ["learning_rate", "max_grad_norm"])
+def test_a_training_setting_outside_its_range_is_refused_by_name(name: str, value: float):
+    wrong: dict[str, Any] = {name: value}
+    with pytest.raises(ConfigError, match=f"train.{name} is {value}"):
+        TrainConfig(**wrong)
 
 
 def test_a_reward_that_is_not_a_number_is_refused(tmp_path: Path):
