@@ -120,7 +120,7 @@ class RatingDesk:
             state = "rating"
         else:
             state = "finished" if status.stage == "finished" else "machine"
-            progress["mine"] = self.answers_of(rater_id, progress["round"])
+            progress["mine"] = self.store.answered(rater_id, progress["round"])
         return {
             "state": state,
             "tasks": [describe(offer) for offer in offers],
@@ -144,10 +144,6 @@ class RatingDesk:
             "skipped": now.skipped,
             "eta_s": round(left / now.per_minute * 60) if now.per_minute else None,
         }
-
-    def answers_of(self, rater_id: str, round_number: int) -> int:
-        """How many comparisons of a round are this rater's."""
-        return sum(found.rater_id == rater_id for found in self.store.comparisons(round_number))
 
     def accept(self, rater_id: str, sent: Submission) -> Receipt:
         """Store one rating. Sending it again changes nothing, and a task counts once per rater.

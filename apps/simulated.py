@@ -239,7 +239,7 @@ class _Seat:
         self.has_joined = True
 
 
-def run(url: str, raters: Sequence[SimulatedRater], stop: threading.Event, *, poll_s: float = 0.2) -> None:
+def run(url: str, raters: Sequence[SimulatedRater], stop: threading.Event, *, poll_s: float = 1.0) -> None:
     """Rate whatever the server at `url` offers, until all rounds are done or `stop` is set.
 
     The raters take turns in this one thread: rating number i of a round is rater i mod k's, also after a restart, so

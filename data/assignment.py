@@ -91,6 +91,10 @@ class RoundQueue:
                 free.append(task)
         return [*held, *free][:limit]
 
+    def answered_by(self, rater_id: str) -> int:
+        """How many tasks this rater answered, skips not counted."""
+        return sum(rater_id in given and not given[rater_id].is_skip for given in self.answers.values())
+
     def progress(self, leases: Leases, *, now: datetime) -> Progress:
         """How many slots are filled, needed and given up, and how fast it goes."""
         active = self._active(leases, now)

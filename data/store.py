@@ -316,10 +316,17 @@ class Store:
     def progress(self, round: int, *, now: datetime | None = None) -> Progress:
         """How far the rating of a round is."""
         with self._queue_lock:
-            queue = self._newest_queue()
-            if queue is None or queue.round != round:
-                queue = self._load_queue(round)
-            return queue.progress(self._leases, now=now or datetime.now(UTC))
+            return self._queue_of(round).progress(self._leases, now=now or datetime.now(UTC))
+
+    def answered(self, rater_id: str, round: int) -> int:
+        """How many tasks of a round this rater answered, skips not counted. Every page that waits asks each second."""
+        with self._queue_lock:
+            return self._queue_of(round).answered_by(rater_id)
+
+    def _queue_of(self, round: int) -> RoundQueue:
+        """The queue of any round. The caller holds the queue's lock."""
+        queue = self._newest_queue()
+        return queue if queue is not None and queue.round == round else self._load_queue(round)
 
     def _newest_queue(self) -> RoundQueue | None:
         """The queue of the newest round that has tasks. The caller holds the queue's lock."""

@@ -330,6 +330,20 @@ def test_a_skip_ends_the_round_unless_another_active_rater_could_still_answer(tm
         assert store.progress(1, now=WHEN).is_complete
 
 
+def test_what_a_rater_answered_is_counted_without_skips_undone_ones_and_other_rounds(tmp_path: Path):
+    later = a_task("later", round=2)
+    workspace, store = a_store(tmp_path, ONE, TWO, THREE, later)
+    store.add_rating(a_rating(ONE, "ann"))
+    store.add_rating(a_rating(TWO, "ann", "skip"))
+    store.add_rating(a_rating(THREE, "bob"))
+    store.add_rating(a_rating(later, "ann"))
+    counts = [store.answered(name, number) for name in ("ann", "bob", "eve") for number in (1, 2)]
+    assert counts == [1, 1, 1, 0, 0, 0]
+    store.close()
+    with Store.open(workspace) as store:
+        assert [store.answered(name, number) for name in ("ann", "bob", "eve") for number in (1, 2)] == counts
+
+
 def test_pace_is_of_the_latest_ratings_and_survives_reopening(tmp_path: Path):
     """Three ratings, 10 s and 20 s apart: two gaps in 30 s are 4 a minute."""
     workspace, store = a_store(tmp_path, ONE, TWO, THREE)
