@@ -234,8 +234,9 @@ def _wait_for_ratings(round: Round) -> None:
 
 def _take_more_ratings(round: Round, reason: str) -> None:
     """Open the rating again, for a fit that refused what there is; the next run goes on from there."""
-    refusal = {"reason": reason, "ratings": len(round.hub.store.ratings(round.number))}
-    write_atomically(_refusal(round), json.dumps(refusal).encode())
+    path, ratings = _refusal(round), len(round.hub.store.ratings(round.number))
+    if not path.exists() or json.loads(path.read_text())["ratings"] != ratings:  # the first reason is the real one
+        write_atomically(path, json.dumps({"reason": reason, "ratings": ratings}).encode())
     round.hub.workspace.reopen(round.number, "rate")
 
 
