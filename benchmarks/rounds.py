@@ -3,11 +3,13 @@
     python -m benchmarks.rounds --n 5 --raters simulated:3 --out benchmarks/results/rounds.json
 
 The baseline, in the same run: best-of-4 of the reference under the learned reward, which needs no training at all.
-Memory is the sum of the proportional set sizes of the hub and its worker, sampled twice a second. `--grid FILE.png`
-draws the reference's pictures above the last round's, from the same seeds, held-out prompts only.
+Memory is the sum of the proportional set sizes of the hub and its worker, sampled every three seconds: the kernel walks
+all their pages for it, and twice a second took a quarter of a core. `--grid FILE.png` draws the reference's pictures
+above the last round's, from the same seeds, held-out prompts only.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -55,7 +57,8 @@ def measure(root: Path, count: int, raters: str, settings: list[str]) -> dict[st
     peak = 0
     while process.poll() is None:
         peak = max(peak, sum(_memory(pid) for pid in _family(process.pid)))
-        time.sleep(0.5)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=3.0)
     seconds = time.monotonic() - started
     if process.returncode:
         raise SystemExit(process.returncode)

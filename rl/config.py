@@ -51,6 +51,8 @@ class TrainConfig:
     """Times that fresh images are collected and learned from, per round."""
     prompts_per_epoch: int = 16
     """Groups in one epoch. Fewer than 16 groups make the gradient too noisy to learn from."""
+    balance_tasks: bool = True
+    """Visit every task of the prompts equally often, however many prompts it has. Off: every prompt equally often."""
     images_per_prompt: int = 8
     """Members of a group. Their mean score is the baseline, so 8 or more."""
     updates_per_epoch: int = 1
@@ -79,6 +81,11 @@ class TrainConfig:
         for name, usual in (("learning_rate", "2e-3"), ("max_grad_norm", "1.0")):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"train.{name} is {getattr(self, name)}, but must be positive.", hint=f"Use {usual}.")
+        if not self.lora_targets:
+            raise ConfigError(
+                "train.lora_targets is empty, so nothing would be trained.",
+                hint="Use to_q, to_k, to_v and to_out.0, the projections of the UNet's attention.",
+            )
         if self.images_per_prompt < 2:
             raise ConfigError(
                 f"train.images_per_prompt is {self.images_per_prompt}, but a baseline needs a group of at least 2.",

@@ -4,7 +4,7 @@ import io
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -57,6 +57,7 @@ def train(
     *,
     folder: Path,
     place: tuple[object, ...],
+    tasks: Sequence[str] | None = None,
     start_from: Path | None = None,
     on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, metrics: None,
 ) -> None:
@@ -64,6 +65,7 @@ def train(
 
     Args:
         place: names the run's randomness, as (seed, round).
+        tasks: the task of each prompt. Each task is then visited equally often, however many prompts it has.
         start_from: folder of the LoRA to go on from (the last round's); None starts at the reference.
         on_epoch: told the number of finished epochs and the last one's metrics.
 
@@ -73,9 +75,12 @@ def train(
         ConfigError: settings that a round cannot change on its way have changed, or ask for what cannot be done.
     """
     run = _Run.start(family, config, sample, folder, place, start_from)
+    by_task: dict[str, list[str]] = {}
+    for prompt, task in zip(prompts, tasks or [""] * len(prompts), strict=True):
+        by_task.setdefault(task, []).append(prompt)
     for epoch in range(run.epoch, config.epochs):
         started = time.monotonic()
-        chosen = _choose(prompts, config.prompts_per_epoch, place, epoch)
+        chosen = _choose(by_task, config.prompts_per_epoch, place, epoch)
         trajectory = collect(family, chosen, config.images_per_prompt, sample, (*place, epoch))
         collected = time.monotonic()
         scores = reward(trajectory.images, trajectory.prompts).reshape(len(chosen), config.images_per_prompt)
@@ -404,12 +409,15 @@ class _Run:
         )
 
 
-def _choose(prompts: Sequence[str], count: int, place: tuple[object, ...], epoch: int) -> list[str]:
-    """The epoch's prompts: passes through shuffles of the whole list, so that each is visited equally often."""
+def _choose(by_task: Mapping[str, Sequence[str]], count: int, place: tuple[object, ...], epoch: int) -> list[str]:
+    """The epoch's prompts: the tasks in turn, and of each task passes through shuffles of all its prompts."""
     chosen = []
+    tasks = list(by_task.items())
     for i in range(epoch * count, (epoch + 1) * count):
-        lap, index = divmod(i, len(prompts))
-        order = torch.randperm(len(prompts), generator=generator(*place, "prompts", lap))
+        turn, which = divmod(i, len(tasks))
+        task, prompts = tasks[which]
+        lap, index = divmod(turn, len(prompts))
+        order = torch.randperm(len(prompts), generator=generator(*place, "prompts", task, lap))
         chosen.append(prompts[int(order[index])])
     return chosen
 

@@ -30,15 +30,17 @@ def run(stage: Stage, desk: Desk) -> None:
     )
     family = desk.family(config)
     policy = stage.checkpoint(stage.round)
+    prompts = stage.inputs["prompts"]
     train(
         family,
         algorithm,
         reward,
-        [prompt["text"] for prompt in stage.inputs["prompts"]],
+        [prompt["text"] for prompt in prompts],
         config.train,
         config.sample,
         folder=policy,
         place=stage.place,
+        tasks=[prompt["task"] for prompt in prompts] if config.train.balance_tasks else None,
         start_from=stage.checkpoint(stage.inputs["policy_round"]) if stage.inputs["policy_round"] else None,
         on_epoch=lambda epoch, metrics: stage.report(epoch, config.train.epochs, **metrics),
     )

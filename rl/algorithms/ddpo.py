@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from hitl.core.errors import ConfigError
 from rl.advantages import group_advantages
+from rl.algorithms.checks import require_advantage_clip, require_clip_range
 from rl.losses import ppo_clip_loss, score_function_loss
 
 
@@ -20,16 +20,8 @@ class DdpoIs:
     """Advantages are cut off here, in standard deviations."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.clip_range < 1:
-            raise ConfigError(
-                f"algorithm.clip_range is {self.clip_range}, but must be between 0 and 1.",
-                hint="Use 0.2: the ratio may then move between 0.8 and 1.2.",
-            )
-        if not self.advantage_clip > 0:
-            raise ConfigError(
-                f"algorithm.advantage_clip is {self.advantage_clip}, but must be positive.",
-                hint="Use 5: hardly any score is further from its group's mean.",
-            )
+        require_clip_range(self.clip_range)
+        require_advantage_clip(self.advantage_clip)
 
     def advantages(self, scores: Float[Tensor, "groups members"]) -> Float[Tensor, "groups members"]:
         return group_advantages(scores, clip=self.advantage_clip)
@@ -53,11 +45,7 @@ class DdpoSf:
     """Advantages are cut off here, in standard deviations."""
 
     def __post_init__(self) -> None:
-        if not self.advantage_clip > 0:
-            raise ConfigError(
-                f"algorithm.advantage_clip is {self.advantage_clip}, but must be positive.",
-                hint="Use 5: hardly any score is further from its group's mean.",
-            )
+        require_advantage_clip(self.advantage_clip)
 
     def advantages(self, scores: Float[Tensor, "groups members"]) -> Float[Tensor, "groups members"]:
         return group_advantages(scores, clip=self.advantage_clip)

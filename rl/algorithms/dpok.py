@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hitl.core.errors import ConfigError
 from rl.advantages import group_advantages
+from rl.algorithms.checks import require_advantage_clip, require_clip_range
 from rl.losses import ppo_clip_loss
 
 
@@ -26,20 +27,12 @@ class Dpok:
     """Advantages are cut off here, in standard deviations."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.clip_range < 1:
-            raise ConfigError(
-                f"algorithm.clip_range is {self.clip_range}, but must be between 0 and 1.",
-                hint="Use 0.2: the ratio may then move between 0.8 and 1.2.",
-            )
+        require_clip_range(self.clip_range)
         if not self.kl_weight >= 0:
             raise ConfigError(
                 f"algorithm.kl_weight is {self.kl_weight}, but a price cannot be negative.", hint="Use 0 for no KL."
             )
-        if not self.advantage_clip > 0:
-            raise ConfigError(
-                f"algorithm.advantage_clip is {self.advantage_clip}, but must be positive.",
-                hint="Use 5: hardly any score is further from its group's mean.",
-            )
+        require_advantage_clip(self.advantage_clip)
 
     def advantages(self, scores: Float[Tensor, "groups members"]) -> Float[Tensor, "groups members"]:
         return group_advantages(scores, clip=self.advantage_clip)

@@ -68,7 +68,20 @@ class StableDiffusion15:
     # --- the policy's weights ---
 
     def add_lora(self, *, rank: int, targets: Sequence[str], seed: int) -> list[torch.nn.Parameter]:
-        """Put a fresh LoRA on the UNet (its product is 0, so the policy starts as the reference); its parameters."""
+        """Put a fresh LoRA on the UNet (its product is 0, so the policy starts as the reference); its parameters.
+
+        Raises:
+            ConfigError: a target names no module of the UNet, or modules that cannot carry a LoRA.
+        """
+        for target in targets:
+            kinds = {type(module) for name, module in self._unet.named_modules() if _matches(name, target)}
+            if not kinds or not kinds <= {torch.nn.Linear, torch.nn.Conv2d}:
+                found = f"a {kinds.pop().__name__}" if kinds else "not the end of any module's name"
+                raise ConfigError(
+                    f"train.lora_targets has {target!r}, which is {found} in this UNet; a LoRA sits on linear or "
+                    "convolution layers.",
+                    hint="Use to_q, to_k, to_v and to_out.0, the projections of its attention.",
+                )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._unet.add_adapter(
@@ -99,11 +112,7 @@ class StableDiffusion15:
             for name, parameter in self._unet.named_parameters()
             if f".lora_A.{_ADAPTER}." in name
         }
-        wanted = {
-            name
-            for name, _ in self._unet.named_modules()
-            if any(name == target or name.endswith(f".{target}") for target in targets)
-        }
+        wanted = {name for name, _ in self._unet.named_modules() if any(_matches(name, target) for target in targets)}
         hint = "They are fixed by the first round: set it back, or start another workspace."
         if {*found.values()} != {rank}:
             ranks = ", ".join(map(str, sorted({*found.values()})))
@@ -208,3 +217,8 @@ class StableDiffusion15:
             decoded = vae.decode((part / vae.config.scaling_factor).to(vae.dtype)).sample.float()
             images.append(((decoded.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu())
         return torch.cat(images)
+
+
+def _matches(name: str, target: str) -> bool:
+    """PEFT's rule for a list of targets: the whole name of a module, or its end after a dot."""
+    return name == target or name.endswith(f".{target}")

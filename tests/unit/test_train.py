@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
@@ -58,6 +59,7 @@ def run(
     family: StableDiffusion15 | None = None,
     algorithm: Any = None,
     reward: Callable[[Tensor, Sequence[str]], Tensor] = brightness,
+    prompts: Sequence[str] = PROMPTS,
     config: TrainConfig = TRAIN,
     sample: SampleConfig = SAMPLE,
     **more: Any,
@@ -68,7 +70,7 @@ def run(
         family or build_family(),
         algorithm or Dpok(),
         reward,
-        PROMPTS,
+        prompts,
         config,
         sample,
         folder=folder,
@@ -515,6 +517,21 @@ def test_a_round_that_was_begun_refuses_to_go_on_with_another_shape(tmp_path: Pa
     assert len(run(tmp_path, config=config, sample=QUICK)) == 2
 
 
+@pytest.mark.parametrize(
+    ("targets", "seen"),
+    [(("to_q", "to_w"), "'to_w', which is not the end"), (("norm1",), "'norm1', which is a (Layer|Group)Norm")],
+)
+def test_a_target_that_cannot_carry_a_lora_is_refused(tmp_path: Path, targets: tuple[str, ...], seen: str):
+    with pytest.raises(ConfigError, match=seen) as caught:
+        run(tmp_path, config=replace(TRAIN, lora_targets=targets), sample=QUICK)
+    assert "to_out.0" in caught.value.hint
+
+
+def test_a_convolution_can_carry_a_lora(tmp_path: Path):
+    run(tmp_path, config=replace(TRAIN, epochs=1, lora_targets=("conv1", "to_q")), sample=QUICK)
+    assert any(".conv1.lora_A" in name for name in load_file(tmp_path / LORA_FILE))
+
+
 def test_a_later_round_refuses_a_lora_of_another_rank_or_on_other_modules(tmp_path: Path, moved: Path):
     for change in ({"lora_rank": 4}, {"lora_targets": ("to_q", "to_v")}):
         with pytest.raises(ConfigError, match=f"train.{next(iter(change))} is") as caught:
@@ -573,6 +590,29 @@ def test_every_prompt_is_visited_equally_often(tmp_path: Path):
     groups = seen[::2]
     assert sorted(groups) == sorted(PROMPTS * 2)
     assert {*groups[:2]} == {*groups[2:]} == {*PROMPTS}
+
+
+def test_every_task_is_visited_equally_often_and_every_prompt_within_it(tmp_path: Path):
+    seen: list[str] = []
+
+    def reward(images: Tensor, prompts: Sequence[str]) -> Tensor:
+        seen.extend(prompts)
+        return constant(images, prompts)
+
+    colours = ["a red circle", "a blue circle", "a green circle"]
+    config = replace(TRAIN, epochs=2, prompts_per_epoch=6)
+    run(
+        tmp_path,
+        reward=reward,
+        prompts=[*colours, "two blue hearts"],
+        tasks=["colour"] * 3 + ["count"],
+        config=config,
+        sample=QUICK,
+    )
+    groups = seen[::2]
+    assert groups[1::2] == ["two blue hearts"] * 6
+    assert sorted(groups[0::2]) == sorted(colours * 2)
+    assert {*groups[0:6:2]} == {*colours}
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------
