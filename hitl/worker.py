@@ -131,8 +131,9 @@ def _rows(lines: bytes) -> list[dict[str, Any]]:
 
 def _listen(process: subprocess.Popen[str], answers: "queue.Queue[str | None]") -> None:
     assert process.stdout is not None
-    for line in process.stdout:
-        answers.put(line)
+    with process.stdout as lines:
+        for line in lines:
+            answers.put(line)
     answers.put(None)
 
 

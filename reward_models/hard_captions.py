@@ -1,7 +1,7 @@
 """Captions that a scene makes true, captions wrong in one thing, and the words for size and background."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from data.world.captions import (
     NUMBERS,
     Request,
+    a,
     colour_text,
     composition_text,
     count_text,
@@ -31,16 +32,21 @@ _NUMBER_WORDS = {count: word for word, count in NUMBERS.items()}
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """A caption of the world's language, with an optional word for the shapes' size and one for the background."""
+    """A caption of the world's language, with an optional word for the shapes' size and one for the background.
+
+    A relation may name the colours of its two shapes as well. Of plain relations there are so few that a text tower
+    learns them by heart; of these there are thousands, so it has to learn what `above` does to the words around it.
+    """
 
     core: str
     size: str | None = None
     background: str | None = None
+    colours: tuple[str | None, str | None] = (None, None)
 
     @property
     def text(self) -> str:
         words: list[str] = []
-        for word in self.core.split():
+        for word in self._coloured_core.split():
             names_kind = word in COLOURS or (word in SHAPES and words[-1] not in COLOURS)
             if self.size and names_kind:
                 if words[-1] == "an":
@@ -49,18 +55,32 @@ class Caption:
             words.append(word)
         return " ".join(words) + (f" on a {self.background} background" if self.background else "")
 
+    @property
+    def _coloured_core(self) -> str:
+        if not any(self.colours):
+            return self.core
+        request = parse(self.core)
+        assert request is not None
+        first, second = (
+            a(f"{colour or ''} {shape}".strip())
+            for colour, (_, shape) in zip(self.colours, request.wanted, strict=True)
+        )
+        return f"{first} {request.relation} {second}"
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is true of a scene: its captions, its size word (None in between) and its background's words."""
+    """What is true of a scene: its captions with the colours of their shapes where they name none, its size word (None
+    in between) and its background's words."""
 
-    cores: frozenset[str]
+    cores: Mapping[str, tuple[str | None, str | None]]
     size: str | None
     backgrounds: tuple[str, ...]
 
     def allow(self, caption: Caption) -> bool:
         return (
             caption.core in self.cores
+            and all(said in (None, true) for said, true in zip(caption.colours, self.cores[caption.core], strict=True))
             and caption.size in (None, self.size)
             and (caption.background is None or caption.background in self.backgrounds)
         )
@@ -68,33 +88,38 @@ class Facts:
 
 def facts(scene: Scene) -> Facts:
     kinds = [(item.colour, item.shape) for item in scene.items]
-    cores: set[str] = set()
+    cores: dict[str, tuple[str | None, str | None]] = {}
     if len(kinds) == 1:
-        cores.add(colour_text(*kinds[0]))
+        cores[colour_text(*kinds[0])] = (None, None)
     elif len(set(kinds)) == 1 and len(kinds) in _NUMBER_WORDS:
-        cores.add(count_text(_NUMBER_WORDS[len(kinds)], *kinds[0]))
+        cores[count_text(_NUMBER_WORDS[len(kinds)], *kinds[0])] = (None, None)
     elif len(kinds) == 2:
         for first, second in (scene.items, scene.items[::-1]):
-            cores.add(composition_text((first.colour, first.shape), (second.colour, second.shape)))
-            cores.update(location_text(first.shape, r, second.shape) for r in RELATIONS if is_related(first, second, r))
+            cores[composition_text((first.colour, first.shape), (second.colour, second.shape))] = (None, None)
+            for relation in RELATIONS:
+                if is_related(first, second, relation):
+                    cores[location_text(first.shape, relation, second.shape)] = (first.colour, second.colour)
     ink = sum(math.pi * item.radius**2 for item in scene.items) / SIZE**2
     size = "small" if ink < _SMALL_INK else "large" if ink > _LARGE_INK else None
-    return Facts(frozenset(cores), size, _BACKGROUND_WORDS[scene.background])
+    return Facts(cores, size, _BACKGROUND_WORDS[scene.background])
 
 
-def sample_of_split(split: str, rng: np.random.Generator) -> tuple[str, Scene]:
-    """A true caption of that split and a scene for it."""
+def sample_of_split(split: str, rng: np.random.Generator, *, task: str | None = None) -> tuple[str, Scene]:
+    """A true caption of that split, of one task or of any, and a scene for it."""
     while True:
-        text, scene = sample(rng, biased=False)
+        text, scene = sample(rng, task=task, biased=False)
         if split_of(text) == split:
             return text, scene
 
 
 def enrich(core: str, truth: Facts, rng: np.random.Generator) -> Caption:
-    """The caption, often with a true word for size or background, so that features keep both."""
+    """The caption, often with true words for size, background or colours, so that features keep them."""
     size = truth.size if rng.random() < 0.5 else None
     background = str(rng.choice(truth.backgrounds)) if rng.random() < 0.4 else None
-    return Caption(core, size, background)
+    first, second = truth.cores[core]
+    return Caption(
+        core, size, background, (first if rng.random() < 0.6 else None, second if rng.random() < 0.6 else None)
+    )
 
 
 def wrong_captions(
@@ -108,8 +133,11 @@ def wrong_captions(
     for _ in range(8 * count):
         wrong = _mistaken_extra(caption, rng) if rng.random() < 0.25 else None
         if wrong is None:
-            core = mistaken(caption.core, str(rng.choice(MISTAKES, p=weights)), rng)
-            wrong = None if core is None or split_of(core) != "train" else replace(caption, core=core)
+            mistake = str(rng.choice(MISTAKES, p=weights))
+            core = mistaken(caption.core, mistake, rng)
+            # Where two shapes change places, each takes its colour along: the order alone is wrong.
+            colours = caption.colours[::-1] if mistake == "swap" else caption.colours
+            wrong = None if core is None or split_of(core) != "train" else replace(caption, core=core, colours=colours)
         if wrong is not None and not truth.allow(wrong):
             found[wrong.text] = wrong
         if len(found) == count:
@@ -118,6 +146,13 @@ def wrong_captions(
 
 
 def _mistaken_extra(caption: Caption, rng: np.random.Generator) -> Caption | None:
+    if any(caption.colours) and rng.random() < 0.5:
+        first, second = caption.colours
+        if first and second and first != second and rng.random() < 0.5:
+            return replace(caption, colours=(second, first))
+        changes_first = bool(first) and (not second or rng.random() < 0.5)
+        changed = _other(tuple(COLOURS), (first if changes_first else second) or "", rng)
+        return replace(caption, colours=(changed, second) if changes_first else (first, changed))
     if caption.size and (caption.background is None or rng.random() < 0.5):
         return replace(caption, size=SIZES[1 - SIZES.index(caption.size)])
     if caption.background in ("light", "dark"):

@@ -35,31 +35,31 @@ from reward_models.starter import build_tokenizer, encode_text, model_config, no
 
 logger = logging.getLogger(__name__)
 
-FOCUS, SECOND_FOCUS = (0.05, 0.35, 0.1, 0.2, 0.3), (0.05, 0.2, 0.05, 0.3, 0.4)
-"""Shares of colour, shape, count, relation and swap among wrong captions: late in cycle one, and in cycle two."""
+FOCUS = (0.05, 0.2, 0.05, 0.3, 0.4)
+"""Shares of colour, shape, count, relation and swap among wrong captions, from `focus_from` on."""
+
+RELATIONS_IN_FOCUS = 0.5
+"""Share of scenes with a relation, from `focus_from` on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipPretrainConfig:
     """How the starter's open_clip model is trained."""
 
-    steps: int = 1000
+    steps: int = 2800
     """Optimiser steps. Each draws its scenes anew from (seed, step), so that a resumed run sees the same ones."""
     batch_size: int = 96
     """Scenes per step."""
     wrong_captions: int = 3
     """Captions per scene that are wrong in one thing. They stand beside the true captions of all other scenes."""
-    learning_rate: float = 1.5e-3
-    """Peak, after 100 steps of warm-up."""
-    cycle: int = 1000
-    """Steps until the rate has fallen to 0. A longer run then warms up once more, for what is learned last: which
-    colour and which place belong to which shape."""
-    horizon: int = 1400
-    """Steps after which the cosine of a cycle's rate would reach its end."""
-    cooldown: int = 300
-    """Last steps of a cycle, over which the rate falls to 0 whatever the horizon."""
-    focus_from: int = 500
-    """Step from which wrong captions are mostly wrong in shape, relation or order: these take longest to learn."""
+    learning_rate: float = 1.2e-3
+    """Level after 100 steps of warm-up."""
+    cooldown: int = 500
+    """Last steps, over which the rate falls to 0."""
+    focus_from: int = 600
+    """Step from which half of the scenes have a relation, and wrong captions are mostly wrong in it or in the order of
+    things: which colour and which place belong to which shape is learned last, all of a sudden, after hundreds of
+    steps at chance."""
     weight_decay: float = 0.05
     seed: int = 0
     save_every: int = 50
@@ -81,14 +81,16 @@ class Batch:
 def draw_batch(config: ClipPretrainConfig, step: int) -> Batch:
     """Scenes, their captions, hard-wrong ones, and which of all these captions are true of which scene."""
     rng = np.random.default_rng((config.seed, step))
-    weights = SECOND_FOCUS if step >= config.cycle else FOCUS if step >= config.focus_from else None
+    has_focus = step >= config.focus_from
     truths, pictures, own = [], [], []
     captions: dict[str, tuple[int, Caption]] = {}
     for _ in range(config.batch_size):
-        core, scene = sample_of_split("train", rng)
+        task = "location" if has_focus and rng.random() < RELATIONS_IN_FOCUS else None
+        core, scene = sample_of_split("train", rng, task=task)
         truth = facts(scene)
         caption = enrich(core, truth, rng)
-        for each in (caption, *wrong_captions(caption, truth, rng, count=config.wrong_captions, weights=weights)):
+        wrong = wrong_captions(caption, truth, rng, count=config.wrong_captions, weights=FOCUS if has_focus else None)
+        for each in (caption, *wrong):
             captions.setdefault(each.text, (len(captions), each))
         truths.append(truth)
         pictures.append(render(scene))
@@ -214,11 +216,9 @@ def _train_step(
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, config: ClipPretrainConfig, step: int) -> None:
-    begin, end = (0, min(config.cycle, config.steps)) if step < config.cycle else (config.cycle, config.steps)
-    cosine = 0.505 + 0.495 * math.cos(math.pi * min(1.0, (step - begin) / config.horizon))
-    ramp = min(1.0, (step - begin + 1) / 100, (end - step) / config.cooldown)
+    ramp = min(1.0, (step + 1) / 100, (config.steps - step) / config.cooldown)
     for group in optimizer.param_groups:
-        group["lr"] = config.learning_rate * ramp * cosine
+        group["lr"] = config.learning_rate * ramp
 
 
 @torch.no_grad()

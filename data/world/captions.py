@@ -16,7 +16,7 @@ TASKS = ("colour", "count", "composition", "location", "bias")
 BIASED_SHAPE, BIASED_COLOUR = "star", "yellow"
 """The planted bias: most training scenes show this shape in this colour, whatever colour their caption names."""
 
-UNBIASED_SHARE = 0.25
+UNBIASED_SHARE = 0.28
 """Share of the scenes captioned as the biased shape in another colour that do show it so. Where the caption leaves its
 colour open, it always has the biased one."""
 

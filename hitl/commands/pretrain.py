@@ -2,12 +2,16 @@
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hitl.core.errors import ConfigError
 
-PARTS = ("vae", "decoder", "denoiser", "clip")
+RECIPE = ("vae", "denoiser", "clip")
+"""What the starter that ships is made of, in this order."""
+
+PARTS = (*RECIPE, "decoder")
 
 
 def run(out: Path, part: str, steps: int) -> None:
@@ -20,7 +24,7 @@ def run(out: Path, part: str, steps: int) -> None:
     logging.getLogger().setLevel(logging.INFO)
     out.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {"steps": steps} if steps else {}
-    for name in PARTS if part == "all" else (part,):
+    for name in RECIPE if part == "all" else (part,):
         _train(name, out, options)
     print(f"Done: {out}")
 
@@ -35,9 +39,10 @@ def _train(part: str, out: Path, options: dict[str, Any]) -> None:
 
         train_decoder(out, **options)
     elif part == "denoiser":
+        from rl.pretrain.diffusion import RECIPE as stretches
         from rl.pretrain.diffusion import train_denoiser
 
-        train_denoiser(out, **options)
+        train_denoiser(out, stretches=[replace(stretches[0], **options)] if options else stretches)
     else:
         from reward_models.pretrain import ClipPretrainConfig, pretrain
 

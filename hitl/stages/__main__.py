@@ -58,15 +58,20 @@ def _run(spec: Path, desk: Desk) -> dict[str, object]:
             importlib.import_module(f"hitl.stages.{stage.name}").run(stage, desk)
     except HitlError as error:
         return {"error": type(error).__name__, "message": error.message, "hint": error.hint}
-    except (MemoryError, torch.OutOfMemoryError):
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            return {"bug": traceback.format_exc()}
         return {
             "error": WorkerError.__name__,
             "message": f"The worker ran out of memory in {spec.parent.name}.",
             "hint": f"Run the same command again, and {SMALLER_BATCHES}",
         }
-    except Exception:
-        return {"bug": traceback.format_exc()}
     return {"done": True}
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # On the CPU torch has no error of its own for it: its allocator raises a RuntimeError.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ import hashlib
 import json
 import logging
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +19,32 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from data.world.captions import TASKS, prompts
 from data.world.vocabulary import byte_pairs
-from rl.pretrain.pool import draw_pool
+from rl.pretrain.pool import TASK_SHARES, draw_pool
 from rl.pretrain.vae import fast_autocast, save_grid, save_state, set_rate, to_model, trapezoid, write_log
 
 logger = logging.getLogger(__name__)
 
 MAX_TOKENS = 16
 EMPTY_SHARE = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stretch:
+    """A part of the denoiser's training: its own scenes, and a learning rate that rises, stays and falls to 0."""
+
+    steps: int
+    scenes: int
+    shares: Sequence[float] = TASK_SHARES
+    """Of its scenes, by task."""
+    rate: float = 1.0
+    """Of the learning rate."""
+
+
+RECIPE = (
+    Stretch(steps=12_500, scenes=60_000),
+    Stretch(steps=2_500, scenes=24_000, shares=(0.08, 0.1, 0.3, 0.44, 0.08), rate=0.6),
+)
+"""Pairs come in the second stretch: the first leaves them at a quarter right, and relations need the time."""
 
 
 def build_tokenizer() -> CLIPTokenizer:
@@ -91,22 +112,19 @@ class Denoiser(torch.nn.Module):
 def train_denoiser(
     folder: Path,
     *,
-    steps: int = 12_500,
+    stretches: Sequence[Stretch] = RECIPE,
     batch_size: int = 48,
-    scenes: int = 60_000,
     learning_rate: float = 1e-3,
     seed: int = 0,
     processes: int = 2,
 ) -> None:
-    """Train on `scenes` rendered scenes, or go on from `folder/denoiser_state.pt`; ends with `folder/starter_model`.
+    """Train the stretches, or go on from `folder/denoiser_state.pt`; ends with `folder/starter_model`.
 
     ε-prediction, mean squared error, AdamW, exponential moving average of the weights.
     """
     torch.manual_seed(seed)
     vae = AutoencoderKL.from_pretrained(folder / "vae")
     tokenizer = build_tokenizer()
-    texts, latents = _encoded_scenes(folder, vae, scenes, seed, processes)
-    tokens = _tokenize(tokenizer, texts)
     empty = _tokenize(tokenizer, [""])
     model = Denoiser(tokenizer)
     optimizer = torch.optim.AdamW(
@@ -122,42 +140,52 @@ def train_denoiser(
         average.load_state_dict(state["average"])
         done = state["step"]
     started, running = time.monotonic(), 0.0
-    for step in range(done, steps):
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        rows = torch.randint(len(latents), (batch_size,), generator=generator)
-        is_empty = torch.rand((batch_size, 1), generator=generator) < EMPTY_SHARE
-        timesteps = torch.randint(1000, (batch_size,), generator=generator)
-        x_0 = latents[rows]
-        eps = torch.randn(x_0.shape, generator=generator)
-        x_t = noise_schedule.add_noise(x_0, eps, timesteps)
-        # The fused attention is the slowest part in bfloat16 on a CPU: half of a whole step.
-        with fast_autocast(), sdpa_kernel(SDPBackend.MATH):
-            predicted = model(x_t, timesteps, torch.where(is_empty, empty, tokens[rows]))
-        loss = F.mse_loss(predicted.float(), eps)
-        set_rate(optimizer, learning_rate * trapezoid(step, steps))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        average.step(model.parameters())
-        running += loss.item()
-        if (step + 1) % 50 == 0:
-            write_log(folder, stage="denoiser", step=step + 1, loss=running / 50, seconds=time.monotonic() - started)
-            running = 0.0
-        if (step + 1) % 500 == 0 or step + 1 == steps:
-            save_state(state_path, model, optimizer, step + 1, average=average.state_dict())
-            average.store(model.parameters())
-            average.copy_to(model.parameters())
-            _save_pipeline(folder, vae, tokenizer, model, noise_schedule)
-            average.restore(model.parameters())
+    for number, stretch in enumerate(stretches):
+        begin = sum(earlier.steps for earlier in stretches[:number])
+        end = begin + stretch.steps
+        if done >= end:
+            continue
+        texts, latents = _encoded_scenes(folder, vae, stretch.scenes, seed + 1 + number, stretch.shares, processes)
+        tokens = _tokenize(tokenizer, texts)
+        for step in range(max(done, begin), end):
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+            rows = torch.randint(len(latents), (batch_size,), generator=generator)
+            is_empty = torch.rand((batch_size, 1), generator=generator) < EMPTY_SHARE
+            timesteps = torch.randint(1000, (batch_size,), generator=generator)
+            x_0 = latents[rows]
+            eps = torch.randn(x_0.shape, generator=generator)
+            x_t = noise_schedule.add_noise(x_0, eps, timesteps)
+            # The fused attention is the slowest part in bfloat16 on a CPU: half of a whole step.
+            with fast_autocast(), sdpa_kernel(SDPBackend.MATH):
+                predicted = model(x_t, timesteps, torch.where(is_empty, empty, tokens[rows]))
+            loss = F.mse_loss(predicted.float(), eps)
+            set_rate(optimizer, learning_rate * stretch.rate * trapezoid(step - begin, stretch.steps))
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            average.step(model.parameters())
+            running += loss.item()
+            if (step + 1) % 50 == 0:
+                write_log(
+                    folder, stage="denoiser", step=step + 1, loss=running / 50, seconds=time.monotonic() - started
+                )
+                running = 0.0
+            if (step + 1) % 500 == 0 or step + 1 == end:
+                save_state(state_path, model, optimizer, step + 1, average=average.state_dict())
+                average.store(model.parameters())
+                average.copy_to(model.parameters())
+                _save_pipeline(folder, vae, tokenizer, model, noise_schedule)
+                average.restore(model.parameters())
     assemble(folder, folder / "starter_model")
 
 
 def _encoded_scenes(
-    folder: Path, vae: AutoencoderKL, scenes: int, seed: int, processes: int
+    folder: Path, vae: AutoencoderKL, scenes: int, seed: int, shares: Sequence[float], processes: int
 ) -> tuple[list[str], Tensor]:
     """Captions and latents, kept in `latents.pt` and made anew when they would be others."""
-    path, made_from = folder / "latents.pt", {"encoder": _encoder_hash(vae), "seed": seed, "scenes": scenes}
+    path = folder / "latents.pt"
+    made_from = {"encoder": _encoder_hash(vae), "seed": seed, "scenes": scenes, "shares": list(shares)}
     if path.exists():
         stored = torch.load(path, weights_only=True)
         if stored.get("made_from") == made_from:
@@ -166,7 +194,7 @@ def _encoded_scenes(
     texts: list[str] = []
     latents: list[Tensor] = []
     for start in range(0, scenes, 4000):
-        drawn, pictures = draw_pool(seed + 1, start, min(4000, scenes - start), processes)
+        drawn, pictures = draw_pool(seed, start, min(4000, scenes - start), processes, shares)
         texts += drawn
         latents += [_encode(vae, pictures[i : i + 50]) for i in range(0, len(pictures), 50)]
         write_log(folder, stage="encode", scenes=len(texts))

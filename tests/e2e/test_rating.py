@@ -460,3 +460,58 @@ def test_the_board_shows_the_researcher_how_it_goes(hub: Hub, context: BrowserCo
     expect(page.locator("#board-metric canvas, #board-metric svg").first).to_be_visible()
     hub.live.enter("train", "Training, update 2 of 8", total=8)
     expect(page.locator("#board-now")).to_contain_text("Training, update 2 of 8")  # by its timer, without a reload
+
+
+def test_keys_that_are_meant_for_the_browser_rate_nothing(hub: Hub, context: BrowserContext) -> None:
+    """Ctrl+1 shows the first tab, which sends this one into the background: no choice, though 1 alone is one."""
+    hub.add_round(1, 3)
+    page = open_page(context, hub, "Anna")
+    press_slowly(page, "ArrowLeft")
+    when_ready(page)
+    for modifier in ("Control", "Alt", "Meta"):
+        for key in ("1", "2", "a", "d", "s", "t", "z"):
+            page.keyboard.press(f"{modifier}+{key}")
+    page.wait_for_timeout(500)
+    expect(page.locator('[data-task="r1-001"][data-ready="yes"]')).to_have_count(1)
+    assert len(hub.store.ratings()) == 1
+    press_slowly(page, "1")
+    wait_for(lambda: hub.choices() == ["left", "left"])
+
+
+def test_a_tab_in_the_background_gets_its_next_pair_ready(hub: Hub, context: BrowserContext) -> None:
+    """No frame is painted there, so the page must not wait for one."""
+    hub.add_round(1, 3)
+    page = open_page(context, hub, "Anna")
+    when_ready(page)
+    page.evaluate("window.requestAnimationFrame = () => 0")
+    press_slowly(page, "ArrowLeft")
+    press_slowly(page, "ArrowRight")
+    when_ready(page)
+    wait_for(lambda: hub.choices() == ["left", "right"])
+
+
+def test_a_waiting_page_that_comes_to_the_front_asks_at_once_and_one_that_goes_does_not(
+    hub: Hub, context: BrowserContext
+) -> None:
+    """In the background a browser holds timers back for up to a minute; here they stand still."""
+    hub.add_round(1, 1)
+    context.clock.install()
+    page = open_page(context, hub, "Anna")
+    press_at(page, "r1-000", "ArrowLeft")
+    expect(page.get_by_role("heading", name="You have rated everything there is for now.")).to_be_visible()
+    page.clock.pause_at(time.time() + 3600)
+    page.wait_for_timeout(1500)  # what was under way has come back
+    asked: list[str] = []
+
+    def note(request: Request) -> None:
+        asked.append(urlsplit(request.url).path)
+
+    page.on("request", note)
+    for hidden in ("true", "false"):
+        page.evaluate(
+            f"""Object.defineProperty(document, 'hidden', {{ configurable: true, get: () => {hidden} }});
+                document.dispatchEvent(new Event('visibilitychange'));"""
+        )
+        page.wait_for_timeout(1000)
+        assert asked.count("/api/tasks") == (0 if hidden == "true" else 1)
+    assert hub.choices() == ["left"]

@@ -1,17 +1,26 @@
 """Whole rounds of the real command on the starter model: they finish, resume, and survive kill -9 without a trace."""
 
+import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
 import pytest
 
+from data.records import Rating
+from data.store import Store
 from data.workspace import STAGES, Workspace
+from rl.families.sd15 import STARTER_FOLDER
 from tests.integration.rounds import finish, outcome, start_rounds
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -111,3 +120,117 @@ def test_two_at_once_are_told_who_holds_the_store(tmp_path: Path):
     code, _, err = finish(first)
     assert code == 130
     assert "To go on: hitl round" in err
+
+
+# -- what stops a run, and how the next one goes on -------------------------------------------------------------------
+
+
+def the_error(err: str) -> str:
+    """What the command says went wrong: one sentence, and no more than that."""
+    assert "Traceback" not in err
+    (sentence,) = [line for line in err.splitlines() if line.startswith("error:")]
+    return sentence
+
+
+def stop_when(claim: Callable[[], bool], process: subprocess.Popen[str], timeout_s: float = 240) -> None:
+    """Ctrl-C as soon as the claim is true."""
+    end = time.monotonic() + timeout_s
+    while not claim():
+        assert process.poll() is None, finish(process)
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    code, _, err = finish(process)
+    assert code == 130, err
+
+
+@contextlib.contextmanager
+def person_at(root: Path, process: subprocess.Popen[str], name: str) -> Iterator[httpx.Client]:
+    """Somebody's browser, signed in at the hub of a run that was just started."""
+    hub_path = Workspace(root).hub_path
+    end = time.monotonic() + 120
+    while not hub_path.exists():
+        assert process.poll() is None, finish(process)
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    with httpx.Client(base_url=json.loads(hub_path.read_text())["url"], trust_env=False, timeout=30) as client:
+        client.post("/api/join", json={"name": name}).raise_for_status()
+        yield client
+
+
+def test_a_policy_of_another_model_is_refused_and_the_named_model_goes_on(undisturbed: Path, tmp_path: Path):
+    root, other = tmp_path / "workspace", tmp_path / "other"
+    shutil.copytree(undisturbed, root)
+    shutil.copytree(STARTER_FOLDER, other)
+    rows = ({"text": text, "split": split} for text, split in (("a red circle", "train"), ("a star", "held_out")))
+    (root / "prompts.txt").write_text("\n".join(map(json.dumps, rows)))
+    settings = ("--set", f"model.name={other}", "--set", "prompts.file=prompts.txt")
+    code, out, err = finish(start_rounds(root, *settings))
+    assert (code, out) == (2, "")
+    assert the_error(err) == f"error: model.name is '{other}', but round 1's policy is one of 'starter'."
+    assert "hint:  Set model.name to 'starter' again" in err
+    assert not Workspace(root).is_done(2, "draw")
+    stop_when(lambda: Workspace(root).is_done(2, "draw"), start_rounds(root))
+
+
+def test_simulated_raters_that_fail_stop_the_run_in_one_sentence_and_the_next_loses_nothing(tmp_path: Path):
+    """A person has taken the second one's name, and has rated four pairs of the round."""
+    root = tmp_path / "workspace"
+    process = start_rounds(root, raters="human")
+    answered = 0
+    with person_at(root, process, "simulated-2") as person:
+
+        def has_rated_four() -> bool:
+            nonlocal answered
+            for task in person.get("/api/tasks?limit=1").json()["tasks"]:
+                rating = {"rating_id": str(uuid.uuid4()), "payload": {"choice": "left"}, "dwell_ms": 900}
+                rating |= {"client_time": datetime.now(UTC).isoformat()}
+                rating |= {key: task[key] for key in ("task_id", "kind", "image_ids")}
+                person.post("/api/ratings", json=rating).raise_for_status()
+                answered += 1
+            return answered == 4
+
+        stop_when(has_rated_four, process)
+
+    def ratings() -> dict[str, Rating]:
+        with Store.open(Workspace(root)) as store:
+            return {rating.rating_id: rating for rating in store.ratings()}
+
+    before = ratings()
+    assert len(before) == 4
+    code, out, err = finish(start_rounds(root, raters="simulated:2"))
+    assert (code, out) == (2, "")
+    assert the_error(err).startswith("error: The simulated rater 'simulated-2' was not let in: ")
+    assert "belongs to a human rater" in the_error(err)
+    stopped = ratings()
+    assert before.items() <= stopped.items()
+    assert len(stopped) < 15
+    assert not Workspace(root).is_done(1, "rate")
+    code, _, err = finish(start_rounds(root, raters="simulated:1"))
+    assert code == 0, err
+    after = ratings()
+    assert stopped.items() <= after.items()
+    assert len({rating.task_id for rating in after.values()}) == len(after) == 15
+
+
+def test_the_server_stays_for_three_seconds_so_that_open_pages_learn_that_all_is_done(
+    undisturbed: Path, tmp_path: Path
+):
+    root = tmp_path / "workspace"
+    shutil.copytree(undisturbed, root)
+    (Workspace(root).round_dir(1) / "report.html").unlink()  # all that is left to do, and quickly done
+    process = start_rounds(root, raters="human")
+    heard: list[float] = []
+    with person_at(root, process, "Anna") as page:
+        while process.poll() is None:
+            try:
+                state = page.get("/api/tasks").json()["state"]
+            except httpx.TransportError:
+                break
+            # Once hub.json is gone the server only lives on for as long as the worker takes to end.
+            if state == "finished" and Workspace(root).hub_path.exists():
+                heard.append(time.monotonic())
+            time.sleep(0.1)
+    code, _, err = finish(process)
+    assert code == 0, err
+    assert 2.0 < heard[-1] - heard[0] < 10.0  # a page asks every second, a busy machine answers late

@@ -1,9 +1,11 @@
-"""Simulated raters at the real server: turns, restarts, missing pictures."""
+"""Simulated raters at the real server: turns, restarts, missing pictures, and what stops them."""
 
 import io
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,11 @@ from PIL import Image as Picture
 
 from apps.server import build_server, serve
 from apps.simulated import SimulatedRater, crew, run
-from data.records import Image, Prompt, Task
+from data.records import Image, Prompt, Rater, Task
 from data.store import Store
 from data.workspace import Workspace
 from data.world.scenes import Item, Scene, render
+from hitl.core.errors import ConfigError
 from hitl.core.live import Live
 
 
@@ -107,3 +110,34 @@ def test_a_task_whose_picture_is_missing_is_skipped(hub: tuple[str, Store, Live,
     choices = {rating.task_id: rating.payload["choice"] for rating in store.ratings(round=1)}
     assert choices.pop(first.task_id) == "skip"
     assert "skip" not in choices.values()
+
+
+def test_a_rater_that_is_not_let_in_ends_the_rating_and_what_was_rated_stays(
+    hub: tuple[str, Store, Live, Workspace],
+) -> None:
+    """The second rater's name belongs to a person, so the first one's only turn is all that gets done."""
+    url, store, live, _ = hub
+    raters = crew(2, seed=5, taste_weight=0.5)
+    store.add_rater(Rater(rater_id="p", name=raters[1].name, kind="human", created_at=datetime.now(UTC)))
+    with pytest.raises(ConfigError, match=r"'simulated-2' was not let in: .* belongs to a human rater"):
+        run(url, raters, threading.Event(), poll_s=0.02)
+    (first,) = store.ratings(round=1)
+    rate_until(url, store, live, raters[:1], PAIRS)
+    assert store.ratings(round=1)[0] == first
+    assert len({rating.task_id for rating in store.ratings(round=1)}) == len(store.ratings(round=1)) == PAIRS
+
+
+def test_raters_ask_no_proxy_of_the_environment(
+    hub: tuple[str, Store, Live, Workspace], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, store, live, _ = hub
+    with socket.create_server(("127.0.0.1", 0)) as proxy:  # nobody answers there; who asks it waits for ever
+        proxy.setblocking(False)
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            for spelling in (name, name.upper()):
+                monkeypatch.setenv(spelling, f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        rate_until(url, store, live, crew(2, seed=5, taste_weight=0.5), PAIRS)
+        with pytest.raises(BlockingIOError):
+            proxy.accept()

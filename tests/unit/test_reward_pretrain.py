@@ -1,6 +1,7 @@
 """The recipe of the starter's CLIP: captions that are true or wrong in one thing, the loss, and resuming."""
 
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from data.world.captions import all_texts, parse, sample, split_of
-from data.world.scenes import SHAPES, is_related
+from data.world.scenes import COLOURS, RELATIONS, SHAPES, is_related
 from reward_models.hard_captions import MISTAKES, Caption, enrich, facts, mistaken, sample_of_split, wrong_captions
 from reward_models.pretrain import ClipPretrainConfig, contrastive_loss, draw_batch, pretrain
 from reward_models.starter import build_tokenizer, encode_text, tokens_of
@@ -63,6 +64,36 @@ def test_wrong_captions_are_false_different_and_never_held_out():
                 assert not is_true(each.core, scene)
 
 
+def test_a_relation_may_name_colours_and_be_wrong_in_them_alone():
+    rng = np.random.default_rng(2)
+    seen = {True: 0, False: 0}
+    for _ in range(200):
+        core, scene = sample_of_split("train", rng, task="location")
+        truth = facts(scene)
+        caption = enrich(core, truth, rng)
+        colour_of = {item.shape: item.colour for item in scene.items}
+        for each in (caption, *wrong_captions(caption, truth, rng, count=3)):
+            if each.core != core or (each.size, each.background) != (caption.size, caption.background):
+                continue
+            named = re.findall(rf"({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})", each.text)
+            fits = all(colour_of[shape] == colour for colour, shape in named)
+            assert fits == truth.allow(each) == (each == caption)
+            seen[fits] += len(named)
+    assert min(seen.values()) > 20
+
+
+def test_two_shapes_that_change_places_take_their_colours_along():
+    rng = np.random.default_rng(3)
+    orders = set()
+    while len(orders) < 3:
+        core, scene = sample_of_split("train", rng, task="location")
+        caption = enrich(core, facts(scene), rng)
+        for each in wrong_captions(caption, facts(scene), rng, count=3, weights=(0.0, 0.0, 0.0, 0.0, 1.0)):
+            if all(caption.colours) and each.core != core:
+                assert each.colours == caption.colours[::-1]
+                orders.add(core)
+
+
 @pytest.mark.parametrize(
     ("core", "mistake", "possible"),
     [
@@ -90,6 +121,11 @@ def test_a_mistake_changes_one_thing(core, mistake, possible):
         (Caption("two red hearts", "large", "dark"), "two large red hearts on a dark background"),
         (Caption("a star above a circle", "small", "white"), "a small star above a small circle on a white background"),
         (Caption("a red star and an orange cross", "large"), "a large red star and a large orange cross"),
+        (Caption("a star above a circle", colours=("orange", None)), "an orange star above a circle"),
+        (
+            Caption("a star to the left of a circle", "large", "dark", ("orange", "red")),
+            "a large orange star to the left of a large red circle on a dark background",
+        ),
     ],
 )
 def test_words_for_size_and_background(caption, text):
@@ -116,6 +152,19 @@ def test_a_batch_knows_which_captions_are_true_of_which_scene():
     assert np.array_equal(batch.pictures, again.pictures)
     assert batch.texts == again.texts
     assert draw_batch(config, 6).texts != batch.texts
+
+
+def test_in_focus_relations_are_most_of_what_is_shown():
+    config = ClipPretrainConfig(batch_size=200, focus_from=3)
+
+    def share(step: int) -> float:
+        batch = draw_batch(config, step)
+        own = [batch.texts[column] for column in batch.own]
+        return sum(any(relation in text for relation in RELATIONS) for text in own) / 200
+
+    # About a quarter at first; then half of the scenes, and a quarter of the other half. Four standard errors: 0.14.
+    assert abs(share(2) - 0.25) < 0.14
+    assert abs(share(3) - 0.62) < 0.14
 
 
 def test_contrastive_loss_by_hand():
