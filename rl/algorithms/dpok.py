@@ -21,7 +21,7 @@ class Dpok:
 
     clip_range: float = 0.2
     """How far the one-step policy ratio may move before its gradient stops."""
-    kl_weight: float = 0.02
+    kl_weight: float = 0.01
     """beta: the price of one nat of one-step KL to the reference, in units of normalised advantage."""
     advantage_clip: float = 5.0
     """Advantages are cut off here, in standard deviations."""

@@ -66,7 +66,7 @@ def test_latents_are_made_anew_when_they_would_be_others(tmp_path: Path):
     assert (tmp_path / "latents.pt").stat().st_mtime_ns == written
     assert len(latents(8)) == 8
     assert not torch.equal(latents(16, seed=1), first)
-    assert not torch.equal(latents(16, shares=(1, 0, 0, 0, 0)), first)
+    assert not torch.equal(latents(16, shares=(1.0, 0.0, 0.0, 0.0, 0.0)), first)
     train_vae(tmp_path, steps=4, scenes=32, processes=1)
     assert not torch.equal(latents(16), first)
 
@@ -84,7 +84,7 @@ def test_what_ships_is_a_half_precision_folder_that_draws(tmp_path: Path):
 
 def test_a_run_that_was_cut_off_between_two_stretches_ends_with_the_same_weights(tmp_path: Path):
     first = Stretch(steps=2, scenes=32)
-    stretches = (first, Stretch(steps=2, scenes=16, shares=(0, 0, 1, 0, 0), rate=0.5))
+    stretches = (first, Stretch(steps=2, scenes=16, shares=(0.0, 0.0, 1.0, 0.0, 0.0), rate=0.5))
     train_vae(tmp_path / "whole", steps=2, scenes=32, processes=1)
     shutil.copytree(tmp_path / "whole" / "vae", tmp_path / "cut" / "vae")
     train_denoiser(tmp_path / "whole", stretches=stretches, batch_size=4, processes=1)
