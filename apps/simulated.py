@@ -18,6 +18,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
+from data.pictures import read_picture
 from data.world import taste, verifier
 from data.world.scenes import SIZE
 from hitl.core.errors import ConfigError
@@ -143,11 +144,9 @@ def look(png: bytes, prompt: str) -> Judgement:
     Raises:
         OSError: the bytes are no picture.
     """
-    with Image.open(io.BytesIO(png)) as image:
-        rgb = image.convert("RGB")
-    if rgb.size != (SIZE, SIZE):
-        rgb = rgb.resize((SIZE, SIZE), Image.Resampling.BOX)
-    picture = np.asarray(rgb)
+    picture = read_picture(io.BytesIO(png))
+    if picture.shape[:2] != (SIZE, SIZE):
+        picture = np.asarray(Image.fromarray(picture).resize((SIZE, SIZE), Image.Resampling.BOX))
     verdict = verifier.judge(picture, prompt)
     return Judgement(correctness=None if verdict is None else verdict.score, taste=taste.taste(picture))
 
@@ -231,7 +230,7 @@ class _Seat:
         reply = self.client.post("/api/join", json={"name": self.rater.name, "kind": "simulated"})
         if reply.is_client_error:
             raise ConfigError(
-                f"The simulated rater {self.rater.name!r} was not let in: {reply.text[:200]}",
+                f"The simulated rater {self.rater.name!r} was not let in: {reply.json()['error']}",
                 hint="Rename the rater of that name, or rate without simulated raters.",
             )
         if reply.is_error:

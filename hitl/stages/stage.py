@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
+from data.pictures import read_picture
 from data.workspace import Workspace, write_atomically
 from hitl.config import RunConfig, parse_config
 from hitl.core.errors import ConfigError, WorkspaceError
@@ -114,8 +114,7 @@ def read_images(workspace: Workspace, image_ids: list[str]) -> torch.Tensor:
     for image_id in image_ids:
         path = workspace.image_path(image_id)
         try:
-            with Image.open(path) as picture:
-                pictures.append(np.asarray(picture.convert("RGB")))
+            pictures.append(read_picture(path))
         except OSError as error:
             raise WorkspaceError(
                 f"The image file {path.relative_to(workspace.root)} is missing or damaged.",
