@@ -154,6 +154,7 @@ def make_tasks(round: Round, images: Sequence[Image], made: int = 0) -> Iterator
         pairs = [(prompt_id, *pair) for pair in itertools.combinations(sorted(set(image_ids)), 2)]
         chance.shuffle(pairs)
         piles.append(pairs)
+    chance.shuffle(piles)  # few ratings must not all go to the first prompts, which are of one task
     every = [pair for layer in itertools.zip_longest(*piles) for pair in layer if pair is not None]
     chosen = every[made : made + config.ratings_per_round]
     chance.shuffle(chosen)

@@ -320,8 +320,15 @@ function markRated(taskId) {
 }
 
 function undo() {
+  // The machine has learned from an earlier round's ratings already, and would not offer the pair again.
   const last = history.pop();
-  if (!last) { say('There is nothing to undo.'); useNextAfterUndo(); return; }
+  if (!last || (current && last.task.round < current.round)) {
+    history = [];
+    saveHistory();
+    say('There is nothing to undo.');
+    useNextAfterUndo();
+    return;
+  }
   saveHistory();
   outbox.put('api/undo', { rating_id: newId(), voids: last.rating_id, client_time: new Date().toISOString(), rater_id: rater.rater_id });
   rated.delete(last.task.task_id);

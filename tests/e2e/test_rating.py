@@ -380,6 +380,25 @@ def test_while_the_machine_learns_there_is_no_undo_by_key_either(hub: Hub, conte
     assert hub.choices() == ["left"]
 
 
+def test_undo_does_not_reach_into_the_round_before(hub: Hub, context: BrowserContext) -> None:
+    hub.add_round(1, 1)
+    page = open_page(context, hub, "Anna")
+    press_at(page, "r1-000", "ArrowLeft")
+    hub.live.enter("train", "Training", round=1)
+    expect(page.get_by_role("heading", name="The machine is training …")).to_be_visible()
+    hub.add_round(2, 2)
+    hub.live.enter("rate", "Waiting for ratings", round=2)
+    press_slowly(page, "ArrowRight")
+    press_slowly(page, "u")
+    when_ready(page)
+    page.keyboard.press("u")
+    expect(page.locator("[data-say]")).to_have_text("There is nothing to undo.")
+    wait_for(lambda: len(hub.store.ratings()) == 3)
+    assert [rating.task_id for rating in hub.standing()] == ["r1-000"]
+    press_slowly(page, "t")
+    wait_for(lambda: sorted(rating.payload["choice"] for rating in hub.standing()) == ["left", "tie"])
+
+
 def test_mouse_zoom_and_help(hub: Hub, context: BrowserContext) -> None:
     hub.add_round(1, 5)
     page = open_page(context, hub, "Anna")

@@ -124,6 +124,17 @@ def test_tasks_are_pairs_of_one_prompt_and_never_the_same_pair_twice(hub: Hub):
     assert all(len({by_image[image_id] for image_id in pair}) == 1 for _, pair in every)
 
 
+def test_few_ratings_do_not_all_go_to_the_first_prompts(hub: Hub):
+    round = a_drawn_round(hub)
+    images = hub.store.images(1)
+    one = replace(round.config, rate=replace(round.config.rate, ratings_per_round=1))
+    asked = [
+        task.prompt_id for number in range(100) for task in make_tasks(replace(round, number=number, config=one), images)
+    ]
+    assert len(asked) == 100
+    assert 35 <= asked.count(PROMPTS[0].prompt_id) <= 65  # a fair coin leaves this once in 500 cases
+
+
 def test_waiting_ends_with_the_last_rating(hub: Hub):
     round = a_drawn_round(hub)
     timer = threading.Timer(0.3, rate_all, [hub])
