@@ -129,7 +129,9 @@ def test_few_ratings_do_not_all_go_to_the_first_prompts(hub: Hub):
     images = hub.store.images(1)
     one = replace(round.config, rate=replace(round.config.rate, ratings_per_round=1))
     asked = [
-        task.prompt_id for number in range(100) for task in make_tasks(replace(round, number=number, config=one), images)
+        task.prompt_id
+        for number in range(100)
+        for task in make_tasks(replace(round, number=number, config=one), images)
     ]
     assert len(asked) == 100
     assert 35 <= asked.count(PROMPTS[0].prompt_id) <= 65  # a fair coin leaves this once in 500 cases
