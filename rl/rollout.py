@@ -59,11 +59,13 @@ def collect(
         noise_seeds += [(*place, "steps", group, member) for member in range(members)]
     x = torch.cat(initial)
     names = [prompt for prompt in prompts for _ in range(members)]
+    starts = torch.arange(len(names)) // (members if config.shared_noise else 1)
     parts = [
         _draw_batch(
             family,
             names[i : i + config.batch_size],
             x[i : i + config.batch_size],
+            starts[i : i + config.batch_size],
             config,
             noise_seeds[i : i + config.batch_size],
         )
@@ -86,6 +88,7 @@ def _draw_batch(
     family: StableDiffusion15,
     prompts: Sequence[str],
     x: Float[Tensor, "batch c h w"],
+    starts: Int[Tensor, "batch"],
     config: SampleConfig,
     noise_seeds: Sequence[tuple[object, ...]],
 ) -> tuple[UInt8[Tensor, "batch 3 height width"], Float[Tensor, "batch states c h w"], Float[Tensor, "batch window"]]:
@@ -96,9 +99,16 @@ def _draw_batch(
     )
     x = x.to(family.device)
     states, log_probs = [x], []
+    _, start, counts = torch.unique_consecutive(starts, return_inverse=True, return_counts=True)
+    first = counts.cumsum(0) - counts
+    batch = len(x)
     for i, t in enumerate(timesteps):
-        batch = len(x)
-        eps = family.predict_noise(x, t.expand(batch).to(family.device), text, guidance=config.guidance)
+        if i == 0:  # neighbours of one start are one and the same until the first noise
+            eps = family.predict_noise(
+                x[first], t.expand(len(first)).to(family.device), text[first], guidance=config.guidance
+            )[start]
+        else:
+            eps = family.predict_noise(x, t.expand(batch).to(family.device), text, guidance=config.guidance)
         is_stochastic = i < config.window
         mean, std = ddim_mean_std(
             x,

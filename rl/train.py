@@ -130,7 +130,11 @@ def update(
             f"train.updates_per_epoch is {config.updates_per_epoch}, but an epoch has {len(order)} transitions.",
             hint="Use 1, or collect more images in an epoch.",
         )
-    updates = [rows.split(config.batch_size) for rows in order.tensor_split(config.updates_per_epoch)]
+    # Within an update the order is free: transitions that share a state stand together, and need it once.
+    shares = [
+        rows[transitions.state[rows].argsort(stable=True)] for rows in order.tensor_split(config.updates_per_epoch)
+    ]
+    updates = [rows.split(config.batch_size) for rows in shares]
     totals = _Totals()
     rounding: dict[str, float] = {}
     if run.family.dtype != torch.float32:
@@ -164,6 +168,8 @@ def update(
 class _Transitions:
     """One epoch's transitions, flattened to (image x step), and what does not change while they are learned from."""
 
+    state: Tensor
+    """The first transition that starts from the same latent and prompt: images of a group may share their first."""
     text: Tensor
     x_t: Tensor
     x_prev: Tensor
@@ -191,6 +197,10 @@ class _Transitions:
         device, window = run.family.device, trajectory.log_probs.shape[1]
         images = len(trajectory.prompts)
         step = torch.arange(window, device=device).repeat(images)
+        state = torch.arange(images * window, device=device)
+        if sample.shared_noise:
+            size = scores.shape[1] * window
+            state = torch.where(step == 0, state // size * size, state)
         x_t = trajectory.states[:, :-1].flatten(0, 1)
         text = run.family.encode(trajectory.prompts).repeat_interleave(window, dim=0)
         relative = algorithm.advantages(scores.float()).flatten().to(device).repeat_interleave(window)
@@ -207,6 +217,7 @@ class _Transitions:
             weights = sigma / eps_coefficient(before, after, eta=sample.eta).abs()
             weights = weights / weights.mean()
         self = cls(
+            state=state,
             text=text,
             x_t=x_t,
             x_prev=trajectory.states[:, 1:].flatten(0, 1),
@@ -225,24 +236,23 @@ class _Transitions:
 
     @torch.no_grad()
     def _reference_noise(self, family: StableDiffusion15, batch_size: int, sample: SampleConfig) -> Tensor:
-        """The reference's noise, once per transition: it does not change while the policy learns."""
+        """The reference's noise, once per state: it does not change while the policy learns."""
+        states, of = self.state.unique(return_inverse=True)
         with family.reference():
-            return torch.cat(
-                [
-                    family.predict_noise(x, t, text, guidance=sample.guidance)
-                    for x, t, text in zip(
-                        self.x_t.split(batch_size),
-                        self.timesteps.split(batch_size),
-                        self.text.split(batch_size),
-                        strict=True,
-                    )
-                ]
-            )
+            noise = [self._noise(family, rows, sample) for rows in states.split(batch_size)]
+        return torch.cat(noise)[of]
+
+    def _noise(self, family: StableDiffusion15, states: Tensor, sample: SampleConfig) -> Tensor:
+        return family.predict_noise(
+            self.x_t[states], self.timesteps[states], self.text[states], guidance=sample.guidance
+        )
 
     def evaluate(self, family: StableDiffusion15, rows: Tensor, sample: SampleConfig) -> tuple[Tensor, Tensor]:
         """Log-probability of the stored steps under the present policy, and its one-step KL to the reference."""
+        states, of = self.state[rows].unique(return_inverse=True)
+        # The gradient of index_select, unlike that of eps[of], adds up in a fixed order on the CPU.
+        eps = self._noise(family, states, sample).index_select(0, of)
         x_t, before, after = self.x_t[rows], self.alpha_bar[rows], self.alpha_bar_prev[rows]
-        eps = family.predict_noise(x_t, self.timesteps[rows], self.text[rows], guidance=sample.guidance)
         mean, std = ddim_mean_std(x_t, eps, before, after, eta=sample.eta)
         reference_mean, _ = ddim_mean_std(x_t, self.reference_eps[rows], before, after, eta=sample.eta)
         return gaussian_log_prob(self.x_prev[rows], mean, std), gaussian_kl(mean, reference_mean, std)

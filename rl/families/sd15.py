@@ -132,7 +132,7 @@ class StableDiffusion15:
     def drop_lora(self) -> None:
         """Back to the reference alone."""
         if self.has_lora:
-            self._unet.delete_adapters(_ADAPTER)
+            self._unet.unload_lora()
 
     @property
     def dtype(self) -> torch.dtype:

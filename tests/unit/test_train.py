@@ -23,7 +23,7 @@ from rl.families.sd15 import StableDiffusion15
 from rl.pretrain.diffusion import build_scheduler
 from rl.randomness import generator
 from rl.rollout import Trajectory, collect, draw
-from rl.train import RATIO_TOLERANCE, _Run, _Transitions, learning_rate, train
+from rl.train import RATIO_TOLERANCE, _Run, _Transitions, learning_rate, train, update
 from rl.value import ValueNetwork
 from tests.fixtures.tiny_pipeline import build_family, build_pipeline
 
@@ -145,6 +145,29 @@ def test_images_do_not_depend_on_how_many_are_drawn_at_once():
     together = collect(family, PROMPTS, 2, SAMPLE, PLACE)
     apart = collect(family, PROMPTS, 2, replace(SAMPLE, batch_size=1), PLACE)
     torch.testing.assert_close(together.states, apart.states, rtol=1e-4, atol=1e-4)
+
+
+def test_what_a_group_shares_is_computed_once_and_teaches_the_same(tmp_path: Path):
+    """Two groups of four: 2 first states instead of 8. Beside it, every image's first state by itself."""
+    pipeline = build_pipeline()
+    family = StableDiffusion15(pipeline, torch.device("cpu"))
+    rows: list[int] = []
+    pipeline.unet.register_forward_hook(lambda unet, inputs, output: rows.append(len(output[0])))
+    trajectory = collect(family, PROMPTS, 4, SAMPLE, PLACE)
+    assert sum(rows) == 2 * (2 + 8 + 8)  # twice for guidance
+    config = replace(TRAIN, images_per_prompt=4, batch_size=6)
+    scores = torch.arange(8.0).reshape(2, 4)
+    gradients, used = [], []
+    for is_shared in (True, False):
+        rows.clear()
+        state = _Run.start(family, config, SAMPLE, tmp_path / str(is_shared), PLACE, None)
+        metrics = update(state, Dpok(), trajectory, scores, config, replace(SAMPLE, shared_noise=is_shared), PLACE)
+        assert metrics["first_pass_log_ratio"] < 2e-3
+        gradients.append(torch.cat([torch.as_tensor(parameter.grad).flatten() for parameter in state.parameters]))
+        used.append(sum(rows))
+    assert used[1] == 2 * (16 + 16)  # the policy and the reference
+    assert used[0] <= 2 * (11 + 10)  # a batch's end may cut a group
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-3, atol=1e-3 * float(gradients[1].abs().max()))
 
 
 @pytest.mark.parametrize("is_shared", [True, False])
@@ -321,7 +344,8 @@ def transitions_of(
 ) -> _Transitions:
     """Transitions of two images of one prompt, scored 0 and 1, over steps with these alpha-bars; latents are drawn."""
     config = replace(TRAIN, images_per_prompt=2, level_steps=level_steps)
-    state = _Run.start(build_family(), config, QUICK, folder, PLACE, None)
+    apart = replace(QUICK, shared_noise=False)  # the latents are
+    state = _Run.start(build_family(), config, apart, folder, PLACE, None)
     state.value, state.epoch_of_value = value, 1
     trajectory = Trajectory(
         prompts=PROMPTS[:1] * 2,
@@ -332,7 +356,7 @@ def transitions_of(
         alpha_bar=torch.tensor([step["abar_t"] for step in steps]),
         alpha_bar_prev=torch.tensor([step["abar_prev"] for step in steps]),
     )
-    return _Transitions.of(state, Dpok(), trajectory, torch.tensor([[0.0, 1.0]]), config, QUICK)
+    return _Transitions.of(state, Dpok(), trajectory, torch.tensor([[0.0, 1.0]]), config, apart)
 
 
 def test_levelling_the_steps_divides_out_how_far_the_noise_moves_the_mean(tmp_path: Path):
@@ -389,10 +413,14 @@ class Half(StableDiffusion15):
         return eps + self.error * last_place if len(x_t) == 3 else eps  # batches of 3 learn, of 4 draw
 
 
+APART = replace(QUICK, shared_noise=False)
+"""With a shared start a batch of 3 transitions would ask for the noise of fewer states."""
+
+
 def test_half_precision_learns_with_the_ratio_of_the_batches_it_learns_from(tmp_path: Path):
     """Rounding puts the rollout's log-probabilities off by more than is let pass; what is learned from is not."""
     config = replace(TRAIN, images_per_prompt=3, updates_per_epoch=2)  # 12 transitions: batches of 3 throughout
-    metrics = run(tmp_path, family=Half(error=1.0), config=config, sample=QUICK)
+    metrics = run(tmp_path, family=Half(error=1.0), config=config, sample=APART)
     assert all(values["rollout_log_ratio"] > RATIO_TOLERANCE for values in metrics)
     assert [values["first_pass_log_ratio"] for values in metrics] == [0.0, 0.0]
     assert metrics[0]["grad_norm"] > 0
@@ -402,7 +430,7 @@ def test_half_precision_learns_with_the_ratio_of_the_batches_it_learns_from(tmp_
 def test_half_precision_explains_rounding_and_no_more(tmp_path: Path):
     config = replace(TRAIN, images_per_prompt=3)
     with pytest.raises(TrainingError, match=r"ratio is not 1 .* \(allowed: 79\)"):
-        run(tmp_path, family=Half(error=100.0), config=config, sample=QUICK)
+        run(tmp_path, family=Half(error=100.0), config=config, sample=APART)
 
 
 def test_float32_keeps_the_rollouts_log_probabilities(tmp_path: Path):
