@@ -99,16 +99,14 @@ def _draw_batch(
     )
     x = x.to(family.device)
     states, log_probs = [x], []
+    # Neighbours of one start are one and the same until the first noise: their prediction is needed once.
     _, start, counts = torch.unique_consecutive(starts, return_inverse=True, return_counts=True)
-    first = counts.cumsum(0) - counts
+    first, every = counts.cumsum(0) - counts, torch.arange(len(x))
     batch = len(x)
     for i, t in enumerate(timesteps):
-        if i == 0:  # neighbours of one start are one and the same until the first noise
-            eps = family.predict_noise(
-                x[first], t.expand(len(first)).to(family.device), text[first], guidance=config.guidance
-            )[start]
-        else:
-            eps = family.predict_noise(x, t.expand(batch).to(family.device), text, guidance=config.guidance)
+        rows, of = (first, start) if i == 0 else (every, every)
+        times = t.expand(len(rows)).to(family.device)
+        eps = family.predict_noise(x[rows], times, text[rows], guidance=config.guidance)[of]
         is_stochastic = i < config.window
         mean, std = ddim_mean_std(
             x,

@@ -105,8 +105,8 @@ def train(
 def learning_rate(config: TrainConfig, epoch: int) -> float:
     """The rate of epoch 0 ... epochs - 1 of a round: `linear` is learning_rate x (epochs - epoch) / epochs.
 
-    A single update follows the noise of its images more than their reward. Small last steps average that noise away
-    before the round is judged, at less KL than the same way at a constant rate.
+    A single update follows the noise of its images more than their reward; smaller steps at the end let that noise
+    average out before the round is judged.
     """
     if config.lr_scheduler == "constant":
         return config.learning_rate
@@ -124,7 +124,7 @@ def update(
 ) -> dict[str, float]:
     """Learn from one epoch's images: every (image, step) is one transition, all weighted alike. Returns metrics."""
     transitions = _Transitions.of(run, algorithm, trajectory, scores, config, sample)
-    order = torch.randperm(len(transitions.advantages), generator=generator(*place, "order"))
+    order = torch.randperm(len(transitions.advantages), generator=generator(*place, "order")).to(run.family.device)
     if config.updates_per_epoch > len(order):
         raise ConfigError(
             f"train.updates_per_epoch is {config.updates_per_epoch}, but an epoch has {len(order)} transitions.",
