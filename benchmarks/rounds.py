@@ -3,6 +3,8 @@
     python -m benchmarks.rounds --n 5 --raters simulated:3 --out benchmarks/results/rounds.json
 
 The baseline, in the same run: best-of-4 of the reference under the learned reward, which needs no training at all.
+The planted bias has so few prompts that a round draws too few pictures of it: after the rounds, outside their time, 32
+more are drawn of each, with the reference and with the last policy.
 Memory is the sum of the proportional set sizes of the hub and its worker, sampled every three seconds: the kernel walks
 all their pages for it, and twice a second took a quarter of a core. `--grid FILE.png` draws the reference's pictures
 above the last round's, from the same seeds, held-out prompts only.
@@ -23,9 +25,16 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.machine import describe
+from data.bootstrap import cluster_interval
 from data.workspace import STAGES, Workspace
+from data.world.captions import prompts
+from data.world.verifier import judge
+from hitl.config import load_config
+from rl.families.sd15 import StableDiffusion15
+from rl.rollout import draw
 
 _GRID_COLUMNS = 8
+_BIAS_IMAGES = 32
 
 
 def main() -> None:
@@ -40,6 +49,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         root = arguments.workspace or Path(temporary) / "workspace"
         result = measure(root, arguments.n, arguments.raters, arguments.settings)
+        result["planted_bias"] = planted_bias(Workspace(root), arguments.n)
         if arguments.grid:
             save_grid(Workspace(root), arguments.n, arguments.grid)
     text = json.dumps(result, indent=2)
@@ -96,6 +106,32 @@ def _round(workspace: Workspace, number: int) -> dict[str, Any]:
         "gains": summary["gains"],
         "reference_taste_sd": summary["reference_taste_sd"],
     }
+
+
+def planted_bias(workspace: Workspace, number: int) -> dict[str, Any]:
+    """Exact verdicts of the reference and of that round's policy on the bias's prompts, sampled as a round does it."""
+    config = load_config(workspace.round_dir(number) / "config.toml", [])
+    family = StableDiffusion15.load(config.model.name)
+    found: dict[str, Any] = {}
+    for subject in ("reference", "policy"):
+        if subject == "policy":
+            family.load_lora(workspace.stage_dir(number, "train") / "policy")
+        for split in ("train", "held_out"):
+            texts = [prompt.text for prompt in prompts("bias", split, 100)] * _BIAS_IMAGES
+            pictures = draw(
+                family,
+                texts,
+                steps=config.evaluate.steps,
+                guidance=config.sample.guidance,
+                seeds=[("benchmark", text, index) for index, text in enumerate(texts)],
+                batch_size=config.sample.batch_size,
+            )
+            exact = [
+                float(judge(picture.numpy(), text).exact)
+                for picture, text in zip(pictures.permute(0, 2, 3, 1), texts, strict=True)
+            ]
+            found.setdefault(subject, {})[split] = cluster_interval(exact, texts).to_dict()
+    return found
 
 
 def save_grid(workspace: Workspace, number: int, path: Path) -> None:

@@ -1,7 +1,7 @@
 """Settings of sampling and training: frozen dataclasses, importable without torch. A field's string is its help."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from hitl.core.errors import ConfigError
 
@@ -47,7 +47,7 @@ class TrainConfig:
 
     algorithm: str = "dpok"
     """Name in the registry of algorithms: dpok, ddpo_is or ddpo_sf."""
-    epochs: int = 8
+    epochs: int = 10
     """Times that fresh images are collected and learned from, per round."""
     prompts_per_epoch: int = 16
     """Groups in one epoch. Fewer than 16 groups make the gradient too noisy to learn from."""
@@ -59,10 +59,8 @@ class TrainConfig:
     """Optimiser steps on one epoch's images. Above 1 the clipped ratio starts to matter."""
     batch_size: int = 128
     """Transitions in one forward pass (twice that many with guidance). Lower this first when memory runs out."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 2e-3
     """AdamW, on the LoRA weights."""
-    lr_scheduler: Literal["linear", "constant"] = "linear"
-    """How the learning rate goes on within a round: down to nothing in equal steps, or as it began."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
     lora_rank: int = 8
@@ -80,7 +78,7 @@ class TrainConfig:
                 raise ConfigError(
                     f"train.{name} is {getattr(self, name)}, but must be 1 or more.", hint=f"Set train.{name}."
                 )
-        for name, usual in (("learning_rate", "3e-3"), ("max_grad_norm", "1.0")):
+        for name, usual in (("learning_rate", "2e-3"), ("max_grad_norm", "1.0")):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"train.{name} is {getattr(self, name)}, but must be positive.", hint=f"Use {usual}.")
         if not self.lora_targets:

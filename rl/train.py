@@ -87,7 +87,6 @@ def train(
         if not torch.isfinite(scores).all():
             raise TrainingError("The reward gave a score that is not finite.", hint="Fit the reward model again.")
         scored = time.monotonic()
-        run.set_learning_rate(learning_rate(config, epoch))
         metrics = update(run, algorithm, trajectory, scores, config, sample, (*place, epoch))
         metrics |= {
             "reward_mean": float(scores.mean()),
@@ -100,17 +99,6 @@ def train(
         on_epoch(epoch + 1, metrics)  # before the state: a kill between the two repeats the epoch and tells it again
         run.save(epoch + 1)
     family.save_lora(folder)
-
-
-def learning_rate(config: TrainConfig, epoch: int) -> float:
-    """The rate of epoch 0 ... epochs - 1 of a round: `linear` is learning_rate x (epochs - epoch) / epochs.
-
-    A single update follows the noise of its images more than their reward; smaller steps at the end let that noise
-    average out before the round is judged.
-    """
-    if config.lr_scheduler == "constant":
-        return config.learning_rate
-    return config.learning_rate * (config.epochs - epoch) / config.epochs
 
 
 def update(
@@ -323,8 +311,6 @@ class _Run:
     family: StableDiffusion15
     parameters: list[torch.nn.Parameter]
     optimizer: torch.optim.Optimizer
-    learning_rate: float
-    """The one that is set: the optimiser's own falls from epoch to epoch."""
     value: ValueNetwork | None
     value_optimizer: torch.optim.Optimizer | None
     path: Path
@@ -365,26 +351,15 @@ class _Run:
             "train.value_function": config.value_function,
             "sample.window": sample.window,
         }
-        run = cls(
-            family=family,
-            parameters=parameters,
-            optimizer=optimizer,
-            learning_rate=config.learning_rate,
-            value=value,
-            value_optimizer=value_optimizer,
-            path=folder / "state.pt",
-            settings=settings,
-        )
+        run = cls(family, parameters, optimizer, value, value_optimizer, folder / "state.pt", settings)
         if run.path.exists():
             run._restore()
         elif start_from is not None and (start_from / run.path.name).exists():
             last = torch.load(start_from / run.path.name, weights_only=True, map_location=family.device)
             run.optimizer.load_state_dict(last["optimizer"])  # Adam's moments carry over
+        for group in run.optimizer.param_groups:
+            group["lr"] = config.learning_rate  # a state holds the rate that it was made with
         return run
-
-    def set_learning_rate(self, rate: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
 
     def save(self, epoch: int) -> None:
         """Write the state so that a kill leaves either the old one or the new one.
@@ -437,8 +412,9 @@ class _Run:
     def diverged(self, message: str) -> TrainingError:
         """Drops the state: going on from it, the same named noise would bring the same numbers at any rate."""
         self.path.unlink(missing_ok=True)
+        rate = self.optimizer.param_groups[0]["lr"]
         also = "" if self.family.dtype == torch.float32 else ", or model.dtype=float32"
-        instead = f"Use a train.learning_rate below {self.learning_rate:g}{also}"
+        instead = f"Use a train.learning_rate below {rate:g}{also}"
         return TrainingError(message, hint=f"{instead}: this round's training then starts anew.")
 
 
