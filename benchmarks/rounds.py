@@ -126,10 +126,8 @@ def planted_bias(workspace: Workspace, number: int) -> dict[str, Any]:
                 seeds=[("benchmark", text, index) for index, text in enumerate(texts)],
                 batch_size=config.sample.batch_size,
             )
-            exact = [
-                float(judge(picture.numpy(), text).exact)
-                for picture, text in zip(pictures.permute(0, 2, 3, 1), texts, strict=True)
-            ]
+            verdicts = [judge(p.numpy(), text) for p, text in zip(pictures.permute(0, 2, 3, 1), texts, strict=True)]
+            exact = [float(verdict is not None and verdict.exact) for verdict in verdicts]
             found.setdefault(subject, {})[split] = cluster_interval(exact, texts).to_dict()
     return found
 
