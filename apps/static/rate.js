@@ -131,6 +131,8 @@ async function refill() {
   if (!outbox.size) setBanner('');
   renewMs = Math.min(LONGEST_RENEW_S, answer.body.lease_s / 3) * 1000;
   over = false;
+  // The machine has learned from an earlier round's ratings already, and would not offer their pairs again.
+  history = history.filter((entry) => entry.task.round === answer.body.progress.round);
   const offered = answer.body.tasks;
   // The server had every rating of this page when it answered: what it offers again was undone in another tab.
   if (sentAll && marks === marksBefore) offered.forEach((task) => rated.delete(task.task_id));
@@ -320,15 +322,8 @@ function markRated(taskId) {
 }
 
 function undo() {
-  // The machine has learned from an earlier round's ratings already, and would not offer the pair again.
   const last = history.pop();
-  if (!last || (current && last.task.round < current.round)) {
-    history = [];
-    saveHistory();
-    say('There is nothing to undo.');
-    useNextAfterUndo();
-    return;
-  }
+  if (!last) { say('There is nothing to undo.'); useNextAfterUndo(); return; }
   saveHistory();
   outbox.put('api/undo', { rating_id: newId(), voids: last.rating_id, client_time: new Date().toISOString(), rater_id: rater.rater_id });
   rated.delete(last.task.task_id);

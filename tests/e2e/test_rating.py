@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Request, expect
 
+from tests.facts import a_rater, a_rating
+
 from .conftest import Hub, a_hub, open_page, when_ready
 
 pytestmark = pytest.mark.e2e
@@ -397,6 +399,25 @@ def test_undo_does_not_reach_into_the_round_before(hub: Hub, context: BrowserCon
     assert [rating.task_id for rating in hub.standing()] == ["r1-000"]
     press_slowly(page, "t")
     wait_for(lambda: sorted(rating.payload["choice"] for rating in hub.standing()) == ["left", "tie"])
+
+
+def test_a_round_rated_by_others_offers_no_undo_of_the_one_before(hub: Hub, context: BrowserContext) -> None:
+    hub.add_round(1, 1)
+    page = open_page(context, hub, "Anna")
+    press_at(page, "r1-000", "ArrowLeft")
+    expect(page.get_by_role("button", name="Undo my last rating")).to_be_visible()
+    hub.live.enter("train", "Training", round=1)
+    expect(page.get_by_role("heading", name="The machine is training …")).to_be_visible()
+    hub.add_round(2, 1)
+    hub.store.add_rater(a_rater("bo"))
+    (task,) = (task for task in hub.store.tasks() if task.round == 2)
+    hub.store.add_rating(a_rating(task, "bo"))
+    hub.live.enter("rate", "Waiting for ratings", round=2)
+    expect(page.get_by_role("heading", name="You have rated everything there is for now.")).to_be_visible()
+    expect(page.get_by_role("button", name="Undo my last rating")).to_be_hidden()
+    page.keyboard.press("u")
+    page.wait_for_timeout(1000)
+    assert len(hub.store.ratings()) == 2
 
 
 def test_mouse_zoom_and_help(hub: Hub, context: BrowserContext) -> None:
