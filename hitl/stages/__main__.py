@@ -70,8 +70,11 @@ def _run(spec: Path, desk: Desk) -> dict[str, object]:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    # On the CPU torch has no error of its own for it: its allocator raises a RuntimeError.
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    # On the CPU torch has no error of its own for it: its allocator and oneDNN, whose buffers are its own, raise a
+    # RuntimeError each.
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return any(words in str(error) for words in ("DefaultCPUAllocator", "could not create a primitive"))
 
 
 if __name__ == "__main__":

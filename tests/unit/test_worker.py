@@ -76,7 +76,11 @@ def in_torch() -> None:
     torch.empty(10**14)  # no OutOfMemoryError but a bare RuntimeError of its allocator
 
 
-@pytest.mark.parametrize("run_out", [on_the_gpu, in_numpy, in_torch])
+def in_onednn() -> None:
+    raise RuntimeError("could not create a primitive")  # met where a convolution's own buffers found no room
+
+
+@pytest.mark.parametrize("run_out", [on_the_gpu, in_numpy, in_torch, in_onednn])
 def test_a_stage_without_memory_is_no_bug_and_names_settings_that_help(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_out: Callable[[], None]
 ):
