@@ -128,11 +128,16 @@ def sample(rng: np.random.Generator, *, task: str | None = None, biased: bool = 
     task = task or str(rng.choice(TASKS, p=(0.18, 0.26, 0.24, 0.24, 0.08)))
     texts = all_texts(task)
     text = texts[int(rng.integers(len(texts)))]
+    return text, scene_of(text, rng, biased=biased)
+
+
+def scene_of(text: str, rng: np.random.Generator, *, biased: bool) -> Scene:
+    """A scene for that caption of this world, at a random place, size and background; colours left open are random."""
     request = parse(text)
     assert request is not None
     kinds = [(_shown_colour(colour, shape, rng, biased=biased), shape) for colour, shape in request.wanted]
     background = str(rng.choice(list(BACKGROUNDS)))
-    return text, Scene(background, place(kinds, rng, relation=request.relation))
+    return Scene(background, place(kinds, rng, relation=request.relation))
 
 
 def _shown_colour(colour: str | None, shape: str, rng: np.random.Generator, *, biased: bool) -> str:
