@@ -1,0 +1,143 @@
+"""What pictures without a mistake would teach: the most that ratings of as many pictures can be hoped to bring.
+
+    python -m benchmarks.supervised --out benchmarks/results/supervised.json
+
+Reinforcement learning is told of each of its own pictures how good it is. Here the same weights (the LoRA of a round's
+defaults; or all of the UNet's, `--weights all`) are told instead, for the same trained-on prompts, what a right picture
+looks like: fresh scenes that show what their caption says, none of them biased, and ε-prediction as in pretraining.
+Exact verdicts on trained-on and held-out prompts while it learns; the baseline is the reference, step 0.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from benchmarks.machine import describe
+from data.bootstrap import cluster_interval
+from data.prompt_list import starter_prompts
+from data.records import Prompt
+from data.world.captions import TASKS, scene_of
+from data.world.scenes import render
+from data.world.verifier import judge
+from hitl.config import RunConfig
+from rl.families.sd15 import StableDiffusion15
+from rl.pretrain.vae import fast_autocast, set_rate, to_model, trapezoid
+from rl.randomness import generator
+from rl.rollout import draw
+
+EMPTY_SHARE = 0.1
+"""Of the captions, for guidance, as in pretraining."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", choices=("lora", "all"), default="lora")
+    parser.add_argument("--per-task", type=int, default=32, help="trained-on prompts of each task")
+    parser.add_argument("--held-out", type=int, default=24, help="held-out prompts of each task")
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--every", type=int, default=300, help="steps between two looks")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    torch.set_flush_denormal(True)
+    torch.set_num_threads(arguments.threads)
+    settings = {key: value for key, value in vars(arguments).items() if key != "out"}
+    result = {
+        "machine": describe(),
+        "command": "python -m benchmarks.supervised "
+        + " ".join(f"--{key.replace('_', '-')} {value}" for key, value in settings.items()),
+        "curve": [],
+    }
+    for point in learn(**{key: value for key, value in settings.items() if key != "threads"}):
+        result["curve"].append(point)
+        if arguments.out:  # after every point: a run that is cut off keeps what it saw
+            arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+
+
+def learn(
+    *, weights: str, per_task: int, held_out: int, steps: int, batch_size: int, learning_rate: float, every: int
+) -> Iterator[dict[str, Any]]:
+    """Fine-tune on right pictures; yields the verdicts at step 0 and every `every` steps."""
+    config = RunConfig()
+    family = StableDiffusion15.load("starter")
+    if weights == "lora":
+        parameters = family.add_lora(rank=config.train.lora_rank, targets=config.train.lora_targets, seed=0)
+    else:
+        parameters = list(family._pipeline.unet.requires_grad_(True).parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0, betas=(0.9, 0.99))
+    chosen = starter_prompts(per_task, held_out)
+    by_task = [[p.text for p in chosen if p.task == task and p.split == "train"] for task in TASKS]
+    scenes, noises = np.random.default_rng(0), generator("supervised")
+    seconds = 0.0
+    for step in range(steps + 1):
+        if step % every == 0:
+            yield {
+                "step": step,
+                "pictures": step * batch_size,
+                "seconds_of_training": round(seconds, 1),
+                "exact": exact_verdicts(family, chosen, config),
+            }
+        started = time.monotonic()
+        texts = [str(scenes.choice(by_task[index % len(by_task)])) for index in range(batch_size)]
+        pictures = np.stack([render(scene_of(text, scenes, biased=False)) for text in texts])
+        loss = denoising_loss(family, pictures, texts, noises)
+        set_rate(optimizer, learning_rate * trapezoid(step, steps))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        seconds += time.monotonic() - started
+
+
+def denoising_loss(
+    family: StableDiffusion15, pictures: np.ndarray, texts: Sequence[str], noises: torch.Generator
+) -> torch.Tensor:
+    vae, scheduler = family._pipeline.vae, family._scheduler
+    with torch.no_grad(), fast_autocast():
+        x_0 = vae.encode(to_model(pictures)).latent_dist.mode().float() * vae.config.scaling_factor
+    timesteps = torch.randint(scheduler.config.num_train_timesteps, (len(texts),), generator=noises)
+    eps = torch.randn(x_0.shape, generator=noises)
+    x_t = scheduler.add_noise(x_0, eps, timesteps)
+    is_empty = torch.rand(len(texts), generator=noises) < EMPTY_SHARE
+    shown = ["" if empty else text for text, empty in zip(texts, is_empty, strict=True)]
+    with fast_autocast(), sdpa_kernel(SDPBackend.MATH):
+        predicted = family.predict_noise(x_t, timesteps, family.encode(shown), guidance=1.0)
+    return F.mse_loss(predicted, eps)
+
+
+def exact_verdicts(family: StableDiffusion15, prompts: Sequence[Prompt], config: RunConfig) -> dict[str, Any]:
+    """By split: all prompts, and each task; from seeds that do not depend on the step, sampled as a round judges."""
+    wanted = [(p, index) for p in prompts for index in range(config.evaluate.images_per_prompt)]
+    texts = [prompt.text for prompt, _ in wanted]
+    pictures = draw(
+        family,
+        texts,
+        steps=config.evaluate.steps,
+        guidance=config.sample.guidance,
+        seeds=[("benchmark", prompt.text, index) for prompt, index in wanted],
+        batch_size=config.sample.batch_size,
+    )
+    verdicts = [judge(p.numpy(), text) for p, text in zip(pictures.permute(0, 2, 3, 1), texts, strict=True)]
+    exact = np.array([float(verdict is not None and verdict.exact) for verdict in verdicts])
+    found: dict[str, Any] = {}
+    for split in ("train", "held_out"):
+        for task in ("all", *TASKS):
+            rows = [i for i, (p, _) in enumerate(wanted) if p.split == split and task in ("all", p.task)]
+            interval = cluster_interval(exact[rows], [texts[row] for row in rows])
+            found.setdefault(split, {})[task] = interval.to_dict()
+    return found
+
+
+if __name__ == "__main__":
+    main()
