@@ -88,6 +88,8 @@ def learn(
                 "seconds_of_training": round(seconds, 1),
                 "exact": exact_verdicts(family, chosen, config),
             }
+        if step == steps:
+            return
         started = time.monotonic()
         texts = [str(scenes.choice(by_task[index % len(by_task)])) for index in range(batch_size)]
         pictures = np.stack([render(scene_of(text, scenes, biased=False)) for text in texts])
