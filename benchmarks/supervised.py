@@ -24,7 +24,7 @@ from benchmarks.machine import describe
 from data.bootstrap import cluster_interval
 from data.prompt_list import starter_prompts
 from data.records import Prompt
-from data.world.captions import TASKS, scene_of
+from data.world.captions import TASKS, prompts, scene_of
 from data.world.scenes import render
 from data.world.verifier import judge
 from hitl.config import RunConfig
@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", choices=("lora", "all"), default="lora")
     parser.add_argument("--per-task", type=int, default=32, help="trained-on prompts of each task")
-    parser.add_argument("--held-out", type=int, default=24, help="held-out prompts of each task")
+    parser.add_argument("--judged", type=int, default=24, help="prompts of each task and split that are looked at")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def learn(
-    *, weights: str, per_task: int, held_out: int, steps: int, batch_size: int, learning_rate: float, every: int
+    *, weights: str, per_task: int, judged: int, steps: int, batch_size: int, learning_rate: float, every: int
 ) -> Iterator[dict[str, Any]]:
     """Fine-tune on right pictures; yields the verdicts at step 0 and every `every` steps."""
     config = RunConfig()
@@ -76,8 +76,7 @@ def learn(
     else:
         parameters = list(family._pipeline.unet.requires_grad_(True).parameters())
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0, betas=(0.9, 0.99))
-    chosen = starter_prompts(per_task, held_out)
-    by_task = [[p.text for p in chosen if p.task == task and p.split == "train"] for task in TASKS]
+    by_task = [[prompt.text for prompt in prompts(task, "train", per_task)] for task in TASKS]
     scenes, noises = np.random.default_rng(0), generator("supervised")
     seconds = 0.0
     for step in range(steps + 1):
@@ -86,7 +85,7 @@ def learn(
                 "step": step,
                 "pictures": step * batch_size,
                 "seconds_of_training": round(seconds, 1),
-                "exact": exact_verdicts(family, chosen, config),
+                "exact": exact_verdicts(family, starter_prompts(judged, judged), config),
             }
         if step == steps:
             return
@@ -118,9 +117,9 @@ def denoising_loss(
     return F.mse_loss(predicted, eps)
 
 
-def exact_verdicts(family: StableDiffusion15, prompts: Sequence[Prompt], config: RunConfig) -> dict[str, Any]:
+def exact_verdicts(family: StableDiffusion15, judged: Sequence[Prompt], config: RunConfig) -> dict[str, Any]:
     """By split: all prompts, and each task; from seeds that do not depend on the step, sampled as a round judges."""
-    wanted = [(p, index) for p in prompts for index in range(config.evaluate.images_per_prompt)]
+    wanted = [(p, index) for p in judged for index in range(config.evaluate.images_per_prompt)]
     texts = [prompt.text for prompt, _ in wanted]
     pictures = draw(
         family,

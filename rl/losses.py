@@ -17,8 +17,8 @@ def ppo_clip_loss(
 ) -> Float[Tensor, ""]:
     """The pessimistic clipped surrogate of PPO (arXiv:1707.06347), Eq. (7), negated: we minimise. A batch mean.
 
-    `weights` scale each sample's term (the division by |c_eps|/sigma of `rl.train`). DPOK's authors clamp the ratio
-    without the pessimistic maximum, which leaves no gradient on the wrong side of the range either.
+    `weights` scale each sample's term (the division by |c_eps|/sigma of `rl.policy_gradient`). DPOK's authors clamp the
+    ratio without the pessimistic maximum, which leaves no gradient on the wrong side of the range either.
     """
     log_ratio = log_prob - old_log_prob
     # min(A r, A clip(r)) bounds r on one side only, by A's sign. Bounded before exp, a ratio too large for a float has

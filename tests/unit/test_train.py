@@ -20,10 +20,12 @@ from rl.algorithms.ddpo import DdpoIs, DdpoSf
 from rl.algorithms.dpok import Dpok
 from rl.config import SampleConfig, TrainConfig
 from rl.families.sd15 import StableDiffusion15
+from rl.policy_gradient import RATIO_TOLERANCE, Transitions, update
 from rl.pretrain.diffusion import build_scheduler
 from rl.randomness import generator
 from rl.rollout import Trajectory, collect, draw
-from rl.train import RATIO_TOLERANCE, _Run, _Transitions, train, update
+from rl.state import TrainingState
+from rl.train import train
 from rl.value import ValueNetwork
 from tests.fixtures.tiny_pipeline import build_family, build_pipeline
 
@@ -160,7 +162,7 @@ def test_what_a_group_shares_is_computed_once_and_teaches_the_same(tmp_path: Pat
     gradients, used = [], []
     for is_shared in (True, False):
         rows.clear()
-        state = _Run.start(family, config, SAMPLE, tmp_path / str(is_shared), PLACE, None)
+        state = TrainingState.start(family, config, SAMPLE, tmp_path / str(is_shared), PLACE, None)
         metrics = update(state, Dpok(), trajectory, scores, config, replace(SAMPLE, shared_noise=is_shared), PLACE)
         assert metrics["first_pass_log_ratio"] < 2e-3
         gradients.append(torch.cat([torch.as_tensor(parameter.grad).flatten() for parameter in state.parameters]))
@@ -341,11 +343,11 @@ def test_on_the_first_pass_all_algorithms_take_the_same_step(tmp_path: Path):
 
 def transitions_of(
     folder: Path, steps: Sequence[dict[str, float]], *, level_steps: bool = False, value: ValueNetwork | None = None
-) -> _Transitions:
+) -> Transitions:
     """Transitions of two images of one prompt, scored 0 and 1, over steps with these alpha-bars; latents are drawn."""
     config = replace(TRAIN, images_per_prompt=2, level_steps=level_steps)
     apart = replace(QUICK, shared_noise=False)  # the latents are
-    state = _Run.start(build_family(), config, apart, folder, PLACE, None)
+    state = TrainingState.start(build_family(), config, apart, folder, PLACE, None)
     state.value, state.epoch_of_value = value, 1
     trajectory = Trajectory(
         prompts=PROMPTS[:1] * 2,
@@ -356,7 +358,7 @@ def transitions_of(
         alpha_bar=torch.tensor([step["abar_t"] for step in steps]),
         alpha_bar_prev=torch.tensor([step["abar_prev"] for step in steps]),
     )
-    return _Transitions.of(state, Dpok(), trajectory, torch.tensor([[0.0, 1.0]]), config, apart)
+    return Transitions.of(state, Dpok(), trajectory, torch.tensor([[0.0, 1.0]]), config, apart)
 
 
 def test_levelling_the_steps_divides_out_how_far_the_noise_moves_the_mean(tmp_path: Path):

@@ -1,0 +1,267 @@
+"""Policy gradient on one epoch's transitions: what dpok, ddpo_is and ddpo_sf share."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from hitl.core.errors import ConfigError, TrainingError
+from rl.config import SampleConfig, TrainConfig
+from rl.ddim import ddim_mean_std, ddim_sigma, eps_coefficient, gaussian_kl, gaussian_log_prob
+from rl.families.sd15 import StableDiffusion15
+from rl.randomness import generator
+from rl.rollout import Trajectory
+from rl.state import TrainingState
+
+RATIO_TOLERANCE = 1e-2
+"""Largest |log ratio| allowed on the first pass over fresh samples, in nats of the summed log-probability."""
+
+
+@runtime_checkable  # the type checker of the tests asks with isinstance
+class Algorithm(Protocol):
+    """What an entry of the registry of algorithms offers: pure functions of one frozen configuration."""
+
+    def advantages(self, scores: Float[Tensor, "groups members"]) -> Float[Tensor, "groups members"]: ...
+
+    def loss(
+        self,
+        log_prob: Float[Tensor, "batch"],
+        old_log_prob: Float[Tensor, "batch"],
+        advantages: Float[Tensor, "batch"],
+        kl: Float[Tensor, "batch"],
+        weights: Float[Tensor, "batch"],
+    ) -> Float[Tensor, ""]: ...
+
+
+def update(
+    run: TrainingState,
+    algorithm: Algorithm,
+    trajectory: Trajectory,
+    scores: Float[Tensor, "groups members"],
+    config: TrainConfig,
+    sample: SampleConfig,
+    place: tuple[object, ...],
+) -> dict[str, float]:
+    """Learn from one epoch's images: every (image, step) is one transition, all weighted alike. Returns metrics."""
+    transitions = Transitions.of(run, algorithm, trajectory, scores, config, sample)
+    order = torch.randperm(len(transitions.advantages), generator=generator(*place, "order")).to(run.family.device)
+    if config.updates_per_epoch > len(order):
+        raise ConfigError(
+            f"train.updates_per_epoch is {config.updates_per_epoch}, but an epoch has {len(order)} transitions.",
+            hint="Use 1, or collect more images in an epoch.",
+        )
+    # Within an update the order is free: transitions that share a state stand together, and need it once.
+    shares = [
+        rows[transitions.state[rows].argsort(stable=True)] for rows in order.tensor_split(config.updates_per_epoch)
+    ]
+    updates = [rows.split(config.batch_size) for rows in shares]
+    totals = _Totals()
+    rounding: dict[str, float] = {}
+    if run.family.dtype != torch.float32:
+        error, allowed = transitions.recompute(run.family, [part for parts in updates for part in parts], sample)
+        _check_ratio(run, error, allowed)
+        rounding["rollout_log_ratio"] = error
+    for parts in updates:
+        run.optimizer.zero_grad()
+        for part in parts:
+            share = len(part) / sum(map(len, parts))
+            log_prob, kl = transitions.evaluate(run.family, part, sample)
+            loss = algorithm.loss(
+                log_prob, transitions.log_probs[part], transitions.advantages[part], kl, transitions.weights[part]
+            )
+            (loss * share).backward()
+            totals.add(log_prob.detach() - transitions.log_probs[part], kl.detach(), loss.item())
+            if totals.updates == 0:
+                _check_ratio(run, totals.first_pass_error, RATIO_TOLERANCE)
+        totals.grad_norm = float(torch.nn.utils.clip_grad_norm_(run.parameters, config.max_grad_norm))
+        if not math.isfinite(totals.grad_norm):
+            raise run.diverged("The gradient is not finite.")
+        run.optimizer.step()
+        totals.updates += 1
+    metrics = totals.means() | rounding
+    if run.value is not None:
+        metrics["value_loss"] = _fit_value(run, transitions)
+    return metrics
+
+
+@dataclass(slots=True)
+class Transitions:
+    """One epoch's transitions, flattened to (image x step), and what does not change while they are learned from."""
+
+    state: Tensor
+    """The first transition that starts from the same latent and prompt: images of a group may share their first."""
+    text: Tensor
+    x_t: Tensor
+    x_prev: Tensor
+    timesteps: Tensor
+    alpha_bar: Tensor
+    alpha_bar_prev: Tensor
+    step: Tensor
+    log_probs: Tensor
+    relative: Tensor
+    """Advantages within the group alone: what the value function learns to expect."""
+    advantages: Tensor
+    weights: Tensor
+    reference_eps: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        run: TrainingState,
+        algorithm: Algorithm,
+        trajectory: Trajectory,
+        scores: Float[Tensor, "groups members"],
+        config: TrainConfig,
+        sample: SampleConfig,
+    ) -> "Transitions":
+        device, window = run.family.device, trajectory.log_probs.shape[1]
+        images = len(trajectory.prompts)
+        step = torch.arange(window, device=device).repeat(images)
+        state = torch.arange(images * window, device=device)
+        if sample.shared_noise:
+            size = scores.shape[1] * window
+            state = torch.where(step == 0, state // size * size, state)
+        x_t = trajectory.states[:, :-1].flatten(0, 1)
+        text = run.family.encode(trajectory.prompts).repeat_interleave(window, dim=0)
+        relative = algorithm.advantages(scores.float()).flatten().to(device).repeat_interleave(window)
+        advantages = relative
+        if run.value is not None and run.epoch_of_value > 0:
+            with torch.no_grad():
+                expected = run.value(x_t, text, step).reshape(*scores.shape, window)
+            # The group's mean is subtracted already, so only what V adds to it counts.
+            advantages = relative - (expected - expected.mean(dim=1, keepdim=True)).flatten()
+        before, after = trajectory.alpha_bar.to(device), trajectory.alpha_bar_prev.to(device)
+        weights = torch.ones(window, device=device)
+        if config.level_steps:
+            sigma = ddim_sigma(before, after, eta=sample.eta)
+            weights = sigma / eps_coefficient(before, after, eta=sample.eta).abs()
+            weights = weights / weights.mean()
+        self = cls(
+            state=state,
+            text=text,
+            x_t=x_t,
+            x_prev=trajectory.states[:, 1:].flatten(0, 1),
+            timesteps=trajectory.timesteps.to(device).repeat(images),
+            alpha_bar=before.repeat(images),
+            alpha_bar_prev=after.repeat(images),
+            step=step,
+            log_probs=trajectory.log_probs.flatten(),
+            relative=relative,
+            advantages=advantages,
+            weights=weights.repeat(images),
+            reference_eps=torch.empty(0),
+        )
+        self.reference_eps = self._reference_noise(run.family, config.batch_size, sample)
+        return self
+
+    @torch.no_grad()
+    def _reference_noise(self, family: StableDiffusion15, batch_size: int, sample: SampleConfig) -> Tensor:
+        """The reference's noise, once per state: it does not change while the policy learns."""
+        states, of = self.state.unique(return_inverse=True)
+        with family.reference():
+            noise = [self._noise(family, rows, sample) for rows in states.split(batch_size)]
+        return torch.cat(noise)[of]
+
+    def _noise(self, family: StableDiffusion15, states: Tensor, sample: SampleConfig) -> Tensor:
+        return family.predict_noise(
+            self.x_t[states], self.timesteps[states], self.text[states], guidance=sample.guidance
+        )
+
+    def evaluate(self, family: StableDiffusion15, rows: Tensor, sample: SampleConfig) -> tuple[Tensor, Tensor]:
+        """Log-probability of the stored steps under the present policy, and its one-step KL to the reference."""
+        states, of = self.state[rows].unique(return_inverse=True)
+        # The gradient of index_select, unlike that of eps[of], adds up in a fixed order on the CPU.
+        eps = self._noise(family, states, sample).index_select(0, of)
+        x_t, before, after = self.x_t[rows], self.alpha_bar[rows], self.alpha_bar_prev[rows]
+        mean, std = ddim_mean_std(x_t, eps, before, after, eta=sample.eta)
+        reference_mean, _ = ddim_mean_std(x_t, self.reference_eps[rows], before, after, eta=sample.eta)
+        return gaussian_log_prob(self.x_prev[rows], mean, std), gaussian_kl(mean, reference_mean, std)
+
+    def recompute(
+        self, family: StableDiffusion15, batches: Sequence[Tensor], sample: SampleConfig
+    ) -> tuple[float, float]:
+        """Put the log-probabilities of the very batches that are learned from in place of the rollout's.
+
+        In half precision a batch of another shape is rounded in other places. Returns |log ratio| of the two and what
+        rounding explains of it, for the transition that is worst beside its own bound.
+
+        The bound: a log-probability moves by z |c_eps| / sigma per unit of the predicted noise. The noise and z are of
+        size 1, so an error in the last place of each of its D numbers, all pulling the same way, moves it by
+        |c_eps| / sigma x eps x D. Errors cancel mostly, which leaves room for guidance to multiply them.
+        """
+        drawn = self.log_probs
+        self.log_probs = torch.empty_like(drawn)
+        for rows in batches:
+            # Not under no_grad: attention may choose another kernel, with other roundings, where no gradient is wanted.
+            self.log_probs[rows] = self.evaluate(family, rows, sample)[0].detach()
+        sigma = ddim_sigma(self.alpha_bar, self.alpha_bar_prev, eta=sample.eta)
+        reach = eps_coefficient(self.alpha_bar, self.alpha_bar_prev, eta=sample.eta).abs() / sigma
+        allowed = reach * torch.finfo(family.dtype).eps * self.x_t[0].numel()
+        error = (self.log_probs - drawn).abs()
+        worst = int((error / allowed).argmax())  # nan counts as the largest
+        return float(error[worst]), float(allowed[worst])
+
+
+@dataclass(slots=True)
+class _Totals:
+    """Running sums over the passes of one epoch."""
+
+    count: int = 0
+    updates: int = 0
+    loss: float = 0.0
+    kl: float = 0.0
+    approx_kl: float = 0.0
+    grad_norm: float = 0.0
+    """Of the last update, before it was cut down."""
+    first_pass_error: float = 0.0
+    batches: int = 0
+
+    def add(self, log_ratio: Tensor, kl: Tensor, loss: float) -> None:
+        self.count += len(log_ratio)
+        self.batches += 1
+        self.loss += loss
+        self.kl += float(kl.sum())
+        self.approx_kl += 0.5 * float(log_ratio.square().sum())
+        if self.updates == 0:
+            error = float(log_ratio.abs().max())
+            self.first_pass_error = error if math.isnan(error) else max(self.first_pass_error, error)
+
+    def means(self) -> dict[str, float]:
+        return {
+            "loss": self.loss / self.batches,
+            "kl_per_step": self.kl / self.count,
+            "approx_kl": self.approx_kl / self.count,
+            "grad_norm": self.grad_norm,
+            "first_pass_log_ratio": self.first_pass_error,
+        }
+
+
+def _check_ratio(run: TrainingState, error: float, allowed: float) -> None:
+    """The policy has not moved yet, so every ratio must be 1 (measured before any clamp)."""
+    if error <= allowed:
+        return
+    message = f"The policy ratio is not 1 on fresh samples: |log ratio| reaches {error:.2g} nats"
+    if not math.isfinite(error):
+        raise run.diverged(f"{message}.")
+    raise TrainingError(
+        f"{message} (allowed: {allowed:.2g}).", hint="Collect and train in the same precision; float32 is exact."
+    )
+
+
+def _fit_value(run: TrainingState, transitions: Transitions) -> float:
+    """Five passes of regression on the advantages within the group; returns the last loss."""
+    assert run.value is not None
+    assert run.value_optimizer is not None
+    loss = torch.zeros(())
+    for _ in range(5):
+        loss = F.mse_loss(run.value(transitions.x_t, transitions.text, transitions.step), transitions.relative)
+        run.value_optimizer.zero_grad()
+        loss.backward()
+        run.value_optimizer.step()
+    run.epoch_of_value += 1
+    return loss.item()

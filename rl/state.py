@@ -1,0 +1,122 @@
+"""What changes from epoch to epoch of a round's training, kept in `state.pt`: a killed run goes on bit for bit."""
+
+import io
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data.workspace import write_atomically
+from hitl.core.errors import ConfigError, TrainingError
+from rl.config import SampleConfig, TrainConfig
+from rl.families.sd15 import StableDiffusion15
+from rl.randomness import derive_seed
+from rl.value import ValueNetwork
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class TrainingState:
+    """The LoRA, its optimiser, the value function and its own, and how many epochs they have seen."""
+
+    family: StableDiffusion15
+    parameters: list[torch.nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    value: ValueNetwork | None
+    value_optimizer: torch.optim.Optimizer | None
+    path: Path
+    settings: dict[str, Any]
+    """What the state's tensors are made for: a round that was begun cannot go on with others."""
+    epoch: int = 0
+    epoch_of_value: int = 0
+
+    @classmethod
+    def start(
+        cls,
+        family: StableDiffusion15,
+        config: TrainConfig,
+        sample: SampleConfig,
+        folder: Path,
+        place: tuple[object, ...],
+        start_from: Path | None,
+    ) -> "TrainingState":
+        family.drop_lora()
+        if start_from is not None:
+            parameters = family.load_lora(start_from)
+            family.require_lora(rank=config.lora_rank, targets=config.lora_targets)
+        else:
+            seed = derive_seed(*place, "lora") % 2**31
+            parameters = family.add_lora(rank=config.lora_rank, targets=config.lora_targets, seed=seed)
+        optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0, betas=(0.9, 0.95))
+        value, value_optimizer = None, None
+        if config.value_function:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(derive_seed(*place, "value") % 2**31)
+                width = family.encode([""]).shape[-1]
+                value = ValueNetwork(math.prod(family.latent_shape), width, sample.window).to(family.device)
+            value_optimizer = torch.optim.AdamW(value.parameters(), lr=1e-3)
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = {
+            "train.lora_rank": config.lora_rank,
+            "train.lora_targets": list(config.lora_targets),
+            "train.value_function": config.value_function,
+            "sample.window": sample.window,
+        }
+        run = cls(family, parameters, optimizer, value, value_optimizer, folder / "state.pt", settings)
+        if run.path.exists():
+            run._restore()
+        elif start_from is not None and (start_from / run.path.name).exists():
+            last = torch.load(start_from / run.path.name, weights_only=True, map_location=family.device)
+            run.optimizer.load_state_dict(last["optimizer"])  # Adam's moments carry over
+        for group in run.optimizer.param_groups:
+            group["lr"] = config.learning_rate  # a state holds the rate that it was made with
+        return run
+
+    def save(self, epoch: int) -> None:
+        """Write the state so that a kill leaves either the old one or the new one.
+
+        Raises:
+            WorkspaceError: the disk is full, or the folder cannot be written.
+        """
+        self.epoch = epoch
+        state: dict[str, Any] = {
+            "settings": self.settings,
+            "epoch": epoch,
+            "epoch_of_value": self.epoch_of_value,
+            "lora": [parameter.detach().cpu() for parameter in self.parameters],
+            "optimizer": self.optimizer.state_dict(),
+        }
+        if self.value is not None and self.value_optimizer is not None:
+            state |= {"value": self.value.state_dict(), "value_optimizer": self.value_optimizer.state_dict()}
+        buffer = io.BytesIO()  # on a full disk torch itself would fail with a RuntimeError about its zip file
+        torch.save(state, buffer)
+        write_atomically(self.path, buffer.getvalue())
+
+    def _restore(self) -> None:
+        state = torch.load(self.path, weights_only=True, map_location=self.family.device)
+        for name, begun_with in state["settings"].items():
+            if begun_with != self.settings[name]:
+                raise ConfigError(
+                    f"{name} is {self.settings[name]}, but this round's training was begun with {begun_with}.",
+                    hint=f"Set {name} back, or delete {self.path} to train this round from its beginning.",
+                )
+        for parameter, saved in zip(self.parameters, state["lora"], strict=True):
+            parameter.data.copy_(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.value is not None and self.value_optimizer is not None:
+            self.value.load_state_dict(state["value"])
+            self.value_optimizer.load_state_dict(state["value_optimizer"])
+        self.epoch, self.epoch_of_value = state["epoch"], state["epoch_of_value"]
+        logger.info("resumed after epoch %d", self.epoch)
+
+    def diverged(self, message: str) -> TrainingError:
+        """Drops the state: going on from it, the same named noise would bring the same numbers at any rate."""
+        self.path.unlink(missing_ok=True)
+        rate = self.optimizer.param_groups[0]["lr"]
+        also = "" if self.family.dtype == torch.float32 else ", or model.dtype=float32"
+        instead = f"Use a train.learning_rate below {rate:g}{also}"
+        return TrainingError(message, hint=f"{instead}: this round's training then starts anew.")
