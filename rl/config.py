@@ -22,10 +22,18 @@ class SampleConfig:
     """How many of the first steps are stochastic and trained; the rest is drawn with eta = 0."""
     shared_noise: bool = True
     """Images of one group (one prompt) start from one latent and differ by the noise of the steps alone."""
+    antithetic: bool = False
+    """Images of one group come in pairs whose step noises are each other's negatives."""
     batch_size: int = 64
     """Images in one forward pass. Lower this first when memory runs out."""
 
     def __post_init__(self) -> None:
+        if self.antithetic and not self.shared_noise:
+            raise ConfigError(
+                "sample.antithetic is on and sample.shared_noise is off: two images with opposite noises have nothing "
+                "in common unless they start from one latent.",
+                hint="Set sample.shared_noise = true, or sample.antithetic = false.",
+            )
         if not 0 < self.eta <= 1:
             raise ConfigError(
                 f"sample.eta is {self.eta}, but must be in (0, 1].", hint="Use 1.0 unless you know why not."

@@ -56,9 +56,13 @@ def collect(
         else:
             more = torch.randn((members - 1, *family.latent_shape), generator=generator(*place, "more", group))
             initial.append(torch.cat([start, more]))
-        noise_seeds += [(*place, "steps", group, member) for member in range(members)]
+        if config.antithetic:  # a member and its neighbour have one noise, once as it is and once negated
+            noise_seeds += [(*place, "steps", group, member // 2) for member in range(members)]
+        else:
+            noise_seeds += [(*place, "steps", group, member) for member in range(members)]
     x = torch.cat(initial)
     names = [prompt for prompt in prompts for _ in range(members)]
+    signs = [-1.0 if config.antithetic and member % 2 else 1.0 for _ in prompts for member in range(members)]
     starts = torch.arange(len(names)) // (members if config.shared_noise else 1)
     parts = [
         _draw_batch(
@@ -68,6 +72,7 @@ def collect(
             starts[i : i + config.batch_size],
             config,
             noise_seeds[i : i + config.batch_size],
+            signs[i : i + config.batch_size],
         )
         for i in range(0, len(names), config.batch_size)
     ]
@@ -91,11 +96,16 @@ def _draw_batch(
     starts: Int[Tensor, "batch"],
     config: SampleConfig,
     noise_seeds: Sequence[tuple[object, ...]],
+    signs: Sequence[float],
 ) -> tuple[UInt8[Tensor, "batch 3 height width"], Float[Tensor, "batch states c h w"], Float[Tensor, "batch window"]]:
     text = family.encode(prompts)
     timesteps, before, after = family.schedule(config.steps)
     noise = torch.stack(
-        [torch.randn((config.window, *family.latent_shape), generator=generator(*seed)) for seed in noise_seeds], dim=1
+        [
+            sign * torch.randn((config.window, *family.latent_shape), generator=generator(*seed))
+            for sign, seed in zip(signs, noise_seeds, strict=True)
+        ],
+        dim=1,
     )
     x = x.to(family.device)
     states, log_probs = [x], []

@@ -181,6 +181,23 @@ def test_a_group_shares_its_initial_noise_only_when_asked(is_shared: bool):
     assert not torch.equal(after[0], after[1])
 
 
+def test_antithetic_images_leave_their_common_start_in_opposite_directions():
+    """Of three members the first two are a pair; the third's partner would be the fourth."""
+    sample = replace(SAMPLE, antithetic=True)
+    trajectory = collect(build_family(), PROMPTS, 3, sample, PLACE)
+    timesteps, _, _ = build_family().schedule(SAMPLE.steps)
+    scheduler = build_pipeline().scheduler
+    scheduler.set_timesteps(SAMPLE.steps)
+    x, moved = trajectory.states[:3, 0], trajectory.states[:3, 1]
+    eps = guided_noise(build_pipeline(), x, timesteps[0], PROMPTS[:1] * 3, SAMPLE.guidance)
+    noise = moved - step_distribution(scheduler, eps, int(timesteps[0]), x).mean
+    torch.testing.assert_close(noise[0], -noise[1], rtol=1e-3, atol=1e-3)
+    assert (noise[2] - noise[0]).abs().max() > 0.5
+    assert (noise[2] + noise[0]).abs().max() > 0.5
+    with pytest.raises(ConfigError, match=r"sample.antithetic is on and sample.shared_noise is off"):
+        replace(sample, shared_noise=False)
+
+
 def test_a_last_step_without_noise_is_drawn_but_not_trained():
     scheduler = DDIMScheduler.from_config(build_scheduler().config, set_alpha_to_one=True)
     trajectory = collect(build_family(scheduler=scheduler), PROMPTS, 2, replace(SAMPLE, window=3), PLACE)
