@@ -6,6 +6,7 @@ ALGORITHMS = Registry(
     "algorithm",
     {
         "dpok": "rl.algorithms.dpok:Dpok",
+        "dpok_authors": "rl.algorithms.dpok:DpokAuthors",
         "ddpo_is": "rl.algorithms.ddpo:DdpoIs",
         "ddpo_sf": "rl.algorithms.ddpo:DdpoSf",
     },

@@ -54,7 +54,7 @@ class TrainConfig:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     algorithm: str = "dpok"
-    """Name in the registry of algorithms: dpok, ddpo_is or ddpo_sf."""
+    """Name in the registry of algorithms: dpok, dpok_authors, ddpo_is or ddpo_sf."""
     epochs: int = 10
     """Times that fresh images are collected and learned from, per round."""
     prompts_per_epoch: int = 16

@@ -30,6 +30,18 @@ def ppo_clip_loss(
     return (loss if weights is None else weights * loss).mean()
 
 
+def clamped_ratio_loss(
+    log_prob: Float[Tensor, "batch"],
+    old_log_prob: Float[Tensor, "batch"],
+    advantages: Float[Tensor, "batch"],
+    *,
+    clip_range: float,
+) -> Float[Tensor, ""]:
+    """-A clamp(r): the surrogate of DPOK's authors' code. Outside the range the gradient is 0 for either sign of A."""
+    log_ratio = (log_prob - old_log_prob).clamp(math.log1p(-clip_range), math.log1p(clip_range))
+    return (-advantages * log_ratio.exp()).mean()
+
+
 def score_function_loss(
     log_prob: Float[Tensor, "batch"],
     advantages: Float[Tensor, "batch"],

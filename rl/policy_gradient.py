@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -11,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hitl.core.errors import ConfigError, TrainingError
+from rl.algorithms.contract import Algorithm, Steps
 from rl.config import SampleConfig, TrainConfig
 from rl.ddim import ddim_mean_std, ddim_sigma, eps_coefficient, gaussian_kl, gaussian_log_prob
 from rl.families.sd15 import StableDiffusion15
@@ -20,22 +20,6 @@ from rl.state import TrainingState
 
 RATIO_TOLERANCE = 1e-2
 """Largest |log ratio| allowed on the first pass over fresh samples, in nats of the summed log-probability."""
-
-
-@runtime_checkable  # the type checker of the tests asks with isinstance
-class Algorithm(Protocol):
-    """What an entry of the registry of algorithms offers: pure functions of one frozen configuration."""
-
-    def advantages(self, scores: Float[Tensor, "groups members"]) -> Float[Tensor, "groups members"]: ...
-
-    def loss(
-        self,
-        log_prob: Float[Tensor, "batch"],
-        old_log_prob: Float[Tensor, "batch"],
-        advantages: Float[Tensor, "batch"],
-        kl: Float[Tensor, "batch"],
-        weights: Float[Tensor, "batch"],
-    ) -> Float[Tensor, ""]: ...
 
 
 def update(
@@ -70,12 +54,10 @@ def update(
         run.optimizer.zero_grad()
         for part in parts:
             share = len(part) / sum(map(len, parts))
-            log_prob, kl = transitions.evaluate(run.family, part, sample)
-            loss = algorithm.loss(
-                log_prob, transitions.log_probs[part], transitions.advantages[part], kl, transitions.weights[part]
-            )
+            steps = transitions.evaluate(run.family, part, sample)
+            loss = algorithm.loss(steps)
             (loss * share).backward()
-            totals.add(log_prob.detach() - transitions.log_probs[part], kl.detach(), loss.item())
+            totals.add(steps.log_prob.detach() - steps.old_log_prob, steps.kl.detach(), loss.item())
             if totals.updates == 0:
                 _check_ratio(run, totals.first_pass_error, RATIO_TOLERANCE)
         totals.grad_norm = float(torch.nn.utils.clip_grad_norm_(run.parameters, config.max_grad_norm))
@@ -104,10 +86,11 @@ class Transitions:
     step: Tensor
     log_probs: Tensor
     relative: Tensor
-    """Advantages within the group alone: what the value function learns to expect."""
+    """Advantages before a value function is subtracted: what it learns to expect."""
     advantages: Tensor
     weights: Tensor
     reference_eps: Tensor
+    kl_scale: float
 
     @classmethod
     def of(
@@ -128,13 +111,14 @@ class Transitions:
             state = torch.where(step == 0, state // size * size, state)
         x_t = trajectory.states[:, :-1].flatten(0, 1)
         text = run.family.encode(trajectory.prompts).repeat_interleave(window, dim=0)
-        relative = algorithm.advantages(scores.float()).flatten().to(device).repeat_interleave(window)
+        relative = algorithm.advantages(scores).flatten().to(device).repeat_interleave(window)
         advantages = relative
         if run.value is not None and run.epoch_of_value > 0:
             with torch.no_grad():
                 expected = run.value(x_t, text, step).reshape(*scores.shape, window)
-            # The group's mean is subtracted already, so only what V adds to it counts.
-            advantages = relative - (expected - expected.mean(dim=1, keepdim=True)).flatten()
+            if algorithm.has_group_baseline:  # then only what V adds to it counts
+                expected = expected - expected.mean(dim=1, keepdim=True)
+            advantages = relative - expected.flatten()
         before, after = trajectory.alpha_bar.to(device), trajectory.alpha_bar_prev.to(device)
         weights = torch.ones(window, device=device)
         if config.level_steps:
@@ -155,6 +139,7 @@ class Transitions:
             advantages=advantages,
             weights=weights.repeat(images),
             reference_eps=torch.empty(0),
+            kl_scale=run.kl_scale,
         )
         self.reference_eps = self._reference_noise(run.family, config.batch_size, sample)
         return self
@@ -172,15 +157,25 @@ class Transitions:
             self.x_t[states], self.timesteps[states], self.text[states], guidance=sample.guidance
         )
 
-    def evaluate(self, family: StableDiffusion15, rows: Tensor, sample: SampleConfig) -> tuple[Tensor, Tensor]:
-        """Log-probability of the stored steps under the present policy, and its one-step KL to the reference."""
+    def evaluate(self, family: StableDiffusion15, rows: Tensor, sample: SampleConfig) -> Steps:
+        """The stored steps under the present policy."""
         states, of = self.state[rows].unique(return_inverse=True)
         # The gradient of index_select, unlike that of eps[of], adds up in a fixed order on the CPU.
         eps = self._noise(family, states, sample).index_select(0, of)
         x_t, before, after = self.x_t[rows], self.alpha_bar[rows], self.alpha_bar_prev[rows]
         mean, std = ddim_mean_std(x_t, eps, before, after, eta=sample.eta)
         reference_mean, _ = ddim_mean_std(x_t, self.reference_eps[rows], before, after, eta=sample.eta)
-        return gaussian_log_prob(self.x_prev[rows], mean, std), gaussian_kl(mean, reference_mean, std)
+        return Steps(
+            log_prob=gaussian_log_prob(self.x_prev[rows], mean, std),
+            old_log_prob=self.log_probs[rows],
+            advantages=self.advantages[rows],
+            weights=self.weights[rows],
+            kl=gaussian_kl(mean, reference_mean, std),
+            kl_per_distance=eps_coefficient(before, after, eta=sample.eta) ** 2 / (2 * std**2),
+            noise_mse=(eps - self.reference_eps[rows]).square().flatten(1).mean(dim=1),
+            dims=x_t[0].numel(),
+            kl_scale=self.kl_scale,
+        )
 
     def recompute(
         self, family: StableDiffusion15, batches: Sequence[Tensor], sample: SampleConfig
@@ -198,7 +193,7 @@ class Transitions:
         self.log_probs = torch.empty_like(drawn)
         for rows in batches:
             # Not under no_grad: attention may choose another kernel, with other roundings, where no gradient is wanted.
-            self.log_probs[rows] = self.evaluate(family, rows, sample)[0].detach()
+            self.log_probs[rows] = self.evaluate(family, rows, sample).log_prob.detach()
         sigma = ddim_sigma(self.alpha_bar, self.alpha_bar_prev, eta=sample.eta)
         reach = eps_coefficient(self.alpha_bar, self.alpha_bar_prev, eta=sample.eta).abs() / sigma
         allowed = reach * torch.finfo(family.dtype).eps * self.x_t[0].numel()
@@ -254,7 +249,7 @@ def _check_ratio(run: TrainingState, error: float, allowed: float) -> None:
 
 
 def _fit_value(run: TrainingState, transitions: Transitions) -> float:
-    """Five passes of regression on the advantages within the group; returns the last loss."""
+    """Five passes of regression on the advantages before any value is subtracted; returns the last loss."""
     assert run.value is not None
     assert run.value_optimizer is not None
     loss = torch.zeros(())

@@ -33,6 +33,8 @@ class TrainingState:
     """What the state's tensors are made for: a round that was begun cannot go on with others."""
     epoch: int = 0
     epoch_of_value: int = 0
+    kl_scale: float = 1.0
+    """What an adaptive price of the KL has been multiplied with; goes on in the next round."""
 
     @classmethod
     def start(
@@ -72,6 +74,7 @@ class TrainingState:
         elif start_from is not None and (start_from / run.path.name).exists():
             last = torch.load(start_from / run.path.name, weights_only=True, map_location=family.device)
             run.optimizer.load_state_dict(last["optimizer"])  # Adam's moments carry over
+            run.kl_scale = last.get("kl_scale", 1.0)
         for group in run.optimizer.param_groups:
             group["lr"] = config.learning_rate  # a state holds the rate that it was made with
         return run
@@ -87,6 +90,7 @@ class TrainingState:
             "settings": self.settings,
             "epoch": epoch,
             "epoch_of_value": self.epoch_of_value,
+            "kl_scale": self.kl_scale,
             "lora": [parameter.detach().cpu() for parameter in self.parameters],
             "optimizer": self.optimizer.state_dict(),
         }
@@ -111,6 +115,7 @@ class TrainingState:
             self.value.load_state_dict(state["value"])
             self.value_optimizer.load_state_dict(state["value_optimizer"])
         self.epoch, self.epoch_of_value = state["epoch"], state["epoch_of_value"]
+        self.kl_scale = state.get("kl_scale", 1.0)
         logger.info("resumed after epoch %d", self.epoch)
 
     def diverged(self, message: str) -> TrainingError:

@@ -9,9 +9,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from hitl.core.errors import TrainingError
+from rl.algorithms.contract import Algorithm
 from rl.config import SampleConfig, TrainConfig
 from rl.families.sd15 import StableDiffusion15
-from rl.policy_gradient import Algorithm, update
+from rl.policy_gradient import update
 from rl.randomness import generator
 from rl.rollout import collect
 from rl.state import TrainingState
@@ -55,12 +56,14 @@ def train(
         chosen = _choose(by_task, config.prompts_per_epoch, place, epoch)
         trajectory = collect(family, chosen, config.images_per_prompt, sample, (*place, epoch))
         collected = time.monotonic()
-        scores = reward(trajectory.images, trajectory.prompts).reshape(len(chosen), config.images_per_prompt)
+        # Whole numbers, as of ratings from 1 to 5, must not cut advantages down to whole numbers.
+        scores = reward(trajectory.images, trajectory.prompts).float().reshape(len(chosen), config.images_per_prompt)
         if not torch.isfinite(scores).all():
             raise TrainingError("The reward gave a score that is not finite.", hint="Fit the reward model again.")
         scored = time.monotonic()
         metrics = update(run, algorithm, trajectory, scores, config, sample, (*place, epoch))
         metrics |= {
+            "kl_scale": run.kl_scale,
             "reward_mean": float(scores.mean()),
             "reward_std": float(scores.std()),
             "reward_std_within_prompt": float(scores.std(dim=1).mean()),
@@ -68,6 +71,7 @@ def train(
             "seconds_score": scored - collected,
             "seconds_update": time.monotonic() - scored,
         }
+        run.kl_scale = algorithm.next_kl_scale(run.kl_scale, metrics["kl_per_step"])
         on_epoch(epoch + 1, metrics)  # before the state: a kill between the two repeats the epoch and tells it again
         run.save(epoch + 1)
     family.save_lora(folder)

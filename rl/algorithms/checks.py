@@ -3,12 +3,12 @@
 from hitl.core.errors import ConfigError
 
 
-def require_clip_range(value: float) -> None:
+def require_clip_range(value: float, *, usual: float = 0.2) -> None:
     """Raise a ConfigError unless 1 - value ... 1 + value is a range of ratios."""
     if not 0 < value < 1:
         raise ConfigError(
             f"algorithm.clip_range is {value}, but must be between 0 and 1.",
-            hint="Use 0.2: the ratio may then move between 0.8 and 1.2.",
+            hint=f"Use {usual:g}: the ratio may then move between {1 - usual:g} and {1 + usual:g}.",
         )
 
 
@@ -19,3 +19,9 @@ def require_advantage_clip(value: float) -> None:
             f"algorithm.advantage_clip is {value}, but must be positive.",
             hint="Use 5: hardly any score is further from its group's mean.",
         )
+
+
+def require_price(name: str, value: float) -> None:
+    """Raise a ConfigError for a negative weight."""
+    if not value >= 0:
+        raise ConfigError(f"algorithm.{name} is {value}, but cannot be negative.", hint="Use 0 to do without it.")

@@ -1,18 +1,22 @@
 """DDPO (arXiv:2305.13301): importance sampled (IS) and score function (SF). No KL: the reference is only measured."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
 
 from rl.advantages import group_advantages
 from rl.algorithms.checks import require_advantage_clip, require_clip_range
+from rl.algorithms.contract import Steps
 from rl.losses import ppo_clip_loss, score_function_loss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DdpoIs:
     """DDPO_IS, Eq. (5): the clipped ratio of summed log-probabilities."""
+
+    has_group_baseline: ClassVar[bool] = True
 
     clip_range: float = 0.2
     """How far the one-step policy ratio may move before its gradient stops."""
@@ -26,20 +30,20 @@ class DdpoIs:
     def advantages(self, scores: Float[Tensor, "groups members"]) -> Float[Tensor, "groups members"]:
         return group_advantages(scores, clip=self.advantage_clip)
 
-    def loss(
-        self,
-        log_prob: Float[Tensor, "batch"],
-        old_log_prob: Float[Tensor, "batch"],
-        advantages: Float[Tensor, "batch"],
-        kl: Float[Tensor, "batch"],
-        weights: Float[Tensor, "batch"],
-    ) -> Float[Tensor, ""]:
-        return ppo_clip_loss(log_prob, old_log_prob, advantages, clip_range=self.clip_range, weights=weights)
+    def loss(self, steps: Steps) -> Float[Tensor, ""]:
+        return ppo_clip_loss(
+            steps.log_prob, steps.old_log_prob, steps.advantages, clip_range=self.clip_range, weights=steps.weights
+        )
+
+    def next_kl_scale(self, scale: float, kl: float) -> float:
+        return scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DdpoSf:
     """DDPO_SF, Eq. (4): the score function alone; right for one update on fresh samples."""
+
+    has_group_baseline: ClassVar[bool] = True
 
     advantage_clip: float = 5.0
     """Advantages are cut off here, in standard deviations."""
@@ -50,12 +54,8 @@ class DdpoSf:
     def advantages(self, scores: Float[Tensor, "groups members"]) -> Float[Tensor, "groups members"]:
         return group_advantages(scores, clip=self.advantage_clip)
 
-    def loss(
-        self,
-        log_prob: Float[Tensor, "batch"],
-        old_log_prob: Float[Tensor, "batch"],
-        advantages: Float[Tensor, "batch"],
-        kl: Float[Tensor, "batch"],
-        weights: Float[Tensor, "batch"],
-    ) -> Float[Tensor, ""]:
-        return score_function_loss(log_prob, advantages, weights=weights)
+    def loss(self, steps: Steps) -> Float[Tensor, ""]:
+        return score_function_loss(steps.log_prob, steps.advantages, weights=steps.weights)
+
+    def next_kl_scale(self, scale: float, kl: float) -> float:
+        return scale

@@ -1,14 +1,16 @@
-"""DPOK (arXiv:2305.16381): policy gradient with the KL to the pretrained model, PPO clip on the one-step ratio."""
+"""DPOK (arXiv:2305.16381): policy gradient with the KL to the pretrained model, by our rules and by its authors'."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
 
 from hitl.core.errors import ConfigError
 from rl.advantages import group_advantages
-from rl.algorithms.checks import require_advantage_clip, require_clip_range
-from rl.losses import ppo_clip_loss
+from rl.algorithms.checks import require_advantage_clip, require_clip_range, require_price
+from rl.algorithms.contract import Steps
+from rl.losses import clamped_ratio_loss, ppo_clip_loss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,32 +21,83 @@ class Dpok:
     surrogate has PPO's pessimistic maximum, and the KL is the Gaussian one, not the mean square of the noise.
     """
 
+    has_group_baseline: ClassVar[bool] = True
+
     clip_range: float = 0.2
     """How far the one-step policy ratio may move before its gradient stops."""
     kl_weight: float = 0.01
     """beta: the price of one nat of one-step KL to the reference, in units of normalised advantage."""
+    kl_cap: float = 0.0
+    """Largest price factor c_eps^2 / (2 sigma^2) that a step's KL is charged at; 0 charges all of it. The last but one
+    step's is by far the largest."""
+    kl_target: float = 0.0
+    """Nats per step that the policy may move: kl_weight is doubled or halved to stay near it. 0 leaves it alone."""
     advantage_clip: float = 5.0
     """Advantages are cut off here, in standard deviations."""
 
     def __post_init__(self) -> None:
         require_clip_range(self.clip_range)
-        if not self.kl_weight >= 0:
+        for name in ("kl_weight", "kl_cap", "kl_target"):
+            require_price(name, getattr(self, name))
+        if self.kl_target > 0 and self.kl_weight == 0:
             raise ConfigError(
-                f"algorithm.kl_weight is {self.kl_weight}, but a price cannot be negative.", hint="Use 0 for no KL."
+                f"algorithm.kl_target is {self.kl_target}, but a kl_weight of 0 stays 0 when it is doubled.",
+                hint="Use algorithm.kl_weight = 0.01 to begin with, or algorithm.kl_target = 0.",
             )
         require_advantage_clip(self.advantage_clip)
 
     def advantages(self, scores: Float[Tensor, "groups members"]) -> Float[Tensor, "groups members"]:
         return group_advantages(scores, clip=self.advantage_clip)
 
-    def loss(
-        self,
-        log_prob: Float[Tensor, "batch"],
-        old_log_prob: Float[Tensor, "batch"],
-        advantages: Float[Tensor, "batch"],
-        kl: Float[Tensor, "batch"],
-        weights: Float[Tensor, "batch"],
-    ) -> Float[Tensor, ""]:
+    def loss(self, steps: Steps) -> Float[Tensor, ""]:
         """DPOK, Eq. (5) as PPO: weighted clipped surrogate + beta KL."""
-        surrogate = ppo_clip_loss(log_prob, old_log_prob, advantages, clip_range=self.clip_range, weights=weights)
-        return surrogate + self.kl_weight * kl.mean()
+        surrogate = ppo_clip_loss(
+            steps.log_prob, steps.old_log_prob, steps.advantages, clip_range=self.clip_range, weights=steps.weights
+        )
+        kl = steps.kl
+        if self.kl_cap > 0:
+            kl = kl * (self.kl_cap / steps.kl_per_distance).clamp(max=1)
+        return surrogate + self.kl_weight * steps.kl_scale * kl.mean()
+
+    def next_kl_scale(self, scale: float, kl: float) -> float:
+        """The rule of PPO's adaptive penalty (arXiv:1707.06347, section 4)."""
+        if self.kl_target == 0:
+            return scale
+        if kl > 1.5 * self.kl_target:
+            return 2 * scale
+        return scale / 2 if kl < self.kl_target / 1.5 else scale
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DpokAuthors:
+    """The loss of the authors' code: - alpha (R - V) clamp(ratio) + beta mean((eps - eps_ref)^2).
+
+    The ratio is that of log-probabilities averaged over the latent, its clamp has no pessimistic maximum, the score is
+    neither centred nor scaled, and steps are weighted alike. With `train.value_function` off, V is 0, as theirs.
+    """
+
+    has_group_baseline: ClassVar[bool] = False
+
+    clip_range: float = 1e-4
+    """How far the ratio of *averaged* log-probabilities may move: clip_range x latent size in nats."""
+    reward_weight: float = 10.0
+    """alpha: the weight of the score."""
+    kl_weight: float = 0.01
+    """beta: the price of the mean square difference of the noises."""
+
+    def __post_init__(self) -> None:
+        require_clip_range(self.clip_range, usual=1e-4)
+        for name in ("reward_weight", "kl_weight"):
+            require_price(name, getattr(self, name))
+
+    def advantages(self, scores: Float[Tensor, "groups members"]) -> Float[Tensor, "groups members"]:
+        return scores.float()
+
+    def loss(self, steps: Steps) -> Float[Tensor, ""]:
+        surrogate = clamped_ratio_loss(
+            steps.log_prob / steps.dims, steps.old_log_prob / steps.dims, steps.advantages, clip_range=self.clip_range
+        )
+        return self.reward_weight * surrogate + self.kl_weight * steps.kl_scale * steps.noise_mse.mean()
+
+    def next_kl_scale(self, scale: float, kl: float) -> float:
+        return scale

@@ -1,21 +1,35 @@
 """What every algorithm of the registry keeps: pure functions of a frozen configuration, signs and gradients right."""
 
 import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch.distributions import Normal
 
 from hitl.core.errors import ConfigError
 from rl import ALGORITHMS
+from rl.algorithms.contract import Algorithm, Steps
+from rl.algorithms.dpok import Dpok, DpokAuthors
 from rl.config import SampleConfig, TrainConfig
-from rl.train import Algorithm, train
+from rl.train import train
 from tests.fixtures.tiny_pipeline import build_family
 
 OLD = torch.tensor([-200.0, -180.0, 15.0])
 ADVANTAGES = torch.tensor([1.0, -2.0, 0.5])
-KL = torch.tensor([0.0, 0.2, 1.0])
-ONES = torch.ones(3)
+STEPS = Steps(
+    log_prob=OLD,
+    old_log_prob=OLD,
+    advantages=ADVANTAGES,
+    weights=torch.ones(3),
+    kl=torch.tensor([0.0, 0.2, 1.0]),
+    kl_per_distance=torch.tensor([0.1, 0.1, 5.0]),
+    noise_mse=torch.tensor([0.0, 0.02, 0.002]),
+    dims=100,
+    kl_scale=1.0,
+)
+"""Three fresh transitions: at the last, the last but one step, a small difference of noises is a large KL."""
 
 
 @pytest.fixture(params=ALGORITHMS.names())
@@ -37,41 +51,88 @@ def test_advantages_have_the_scores_shape_order_and_a_zero_for_a_group_that_agre
     advantages = algorithm.advantages(scores)
     assert advantages.shape == scores.shape
     assert advantages[0].argsort().tolist() == scores[0].argsort().tolist()
-    assert advantages[0, 1] > 0 > advantages[0, 0]
-    assert advantages[1].tolist() == [0.0, 0.0, 0.0]
+    if algorithm.has_group_baseline:
+        assert advantages[0, 1] > 0 > advantages[0, 0]
+        assert advantages[1].tolist() == [0.0, 0.0, 0.0]
 
 
-def test_advantages_know_no_prompts_level(algorithm):
-    """Scores that a prompt gets anyway must not make its images look good."""
+def test_advantages_know_no_prompts_level_or_are_the_scores(algorithm):
+    """Scores that a prompt gets anyway must not make its images look good, unless a value function sees to that."""
     scores = torch.tensor([[0.1, 0.9], [0.5, 0.3]])
-    torch.testing.assert_close(
-        algorithm.advantages(scores + torch.tensor([[5.0], [-3.0]])), algorithm.advantages(scores)
-    )
+    if algorithm.has_group_baseline:
+        shifted = algorithm.advantages(scores + torch.tensor([[5.0], [-3.0]]))
+        torch.testing.assert_close(shifted, algorithm.advantages(scores))
+    else:
+        assert algorithm.advantages(scores).tolist() == scores.tolist()
 
 
 def test_on_fresh_samples_the_gradient_is_the_advantages_negated_over_the_batch(algorithm):
+    """Times the weight of the step; DPOK's authors have none, but a weight of the score and a mean over the latent."""
     weights = torch.tensor([0.5, 1.0, 1.5])
     log_prob = OLD.clone().requires_grad_()
-    loss = algorithm.loss(log_prob, OLD, ADVANTAGES, KL, weights)
+    loss = algorithm.loss(replace(STEPS, log_prob=log_prob, weights=weights))
     (gradient,) = torch.autograd.grad(loss, log_prob)
     assert loss.shape == ()
     assert torch.isfinite(loss)
-    torch.testing.assert_close(gradient, -weights * ADVANTAGES / 3)
-
-
-def test_a_step_down_the_loss_makes_good_images_likelier_and_bad_ones_less_likely(algorithm):
-    log_prob = OLD.clone().requires_grad_()
-    algorithm.loss(log_prob, OLD, ADVANTAGES, KL, ONES).backward()
-    assert log_prob.grad is not None
-    assert torch.equal((-log_prob.grad).sign(), ADVANTAGES.sign())
+    factor = torch.full((3,), algorithm.reward_weight / 100) if isinstance(algorithm, DpokAuthors) else weights
+    torch.testing.assert_close(gradient, -factor * ADVANTAGES / 3)
 
 
 def test_kl_costs_its_mean_times_its_weight_or_nothing(algorithm):
     """dL/dKL is kl_weight / batch for every sample; an algorithm without the field ignores the reference."""
-    kl = KL.clone().requires_grad_()
-    loss = algorithm.loss(OLD.clone().requires_grad_(), OLD, ADVANTAGES, kl, ONES)
+    field = "noise_mse" if isinstance(algorithm, DpokAuthors) else "kl"
+    kl = getattr(STEPS, field).clone().requires_grad_()
+    loss = algorithm.loss(replace(STEPS, log_prob=OLD.clone().requires_grad_(), kl_scale=3.0, **{field: kl}))
     (gradient,) = torch.autograd.grad(loss, kl, materialize_grads=True)
-    torch.testing.assert_close(gradient, torch.full((3,), getattr(algorithm, "kl_weight", 0.0) / 3))
+    torch.testing.assert_close(gradient, torch.full((3,), 3 * getattr(algorithm, "kl_weight", 0.0) / 3))
+
+
+def test_an_algorithm_without_a_kl_budget_leaves_its_price_alone(algorithm):
+    assert [algorithm.next_kl_scale(0.5, kl) for kl in (0.0, 10.0)] == [0.5, 0.5]
+
+
+def test_a_capped_kl_charges_no_step_more_than_the_cap():
+    """Factors 0.1, 0.1 and 5 capped at 0.5: KLs 0, 0.2 and 1 cost 0, 0.2 and 0.1; their mean is 0.1."""
+    capped, plain = Dpok(kl_weight=2.0, kl_cap=0.5), Dpok(kl_weight=0.0)
+    assert float(capped.loss(STEPS) - plain.loss(STEPS)) == pytest.approx(2 * 0.1)
+
+
+def test_a_kl_budget_doubles_the_price_above_it_and_halves_it_below():
+    """Target 0.3: the price stays between 0.2 and 0.45."""
+    algorithm = Dpok(kl_target=0.3)
+    assert [algorithm.next_kl_scale(4.0, kl) for kl in (0.1, 0.21, 0.3, 0.44, 0.46)] == [2.0, 4.0, 4.0, 4.0, 8.0]
+    with pytest.raises(ConfigError, match="a kl_weight of 0 stays 0"):
+        Dpok(kl_target=0.3, kl_weight=0.0)
+
+
+def test_a_policy_of_two_numbers_finds_what_is_rewarded(algorithm):
+    """x ~ N(m, 1) in two dimensions, rewarded by -|x - g|^2: the best m is g, less what the KL to N(0, 1) costs.
+
+    That is at most |g| kl_weight / (kl_weight + 1 / scale), where the score's scale is about 4: under 0.1.
+    """
+    goal = torch.tensor([1.5, -0.5])
+    mean = torch.zeros(2, requires_grad=True)
+    optimizer = torch.optim.Adam([mean], lr=0.05)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(150):
+        x = mean.detach() + torch.randn((512, 2), generator=generator)
+        scores = -(x - goal).square().sum(dim=1)
+        log_prob = Normal(mean, 1.0).log_prob(x).sum(dim=1)
+        steps = replace(
+            STEPS,
+            log_prob=log_prob,
+            old_log_prob=log_prob.detach(),
+            advantages=algorithm.advantages(scores[None])[0],
+            weights=torch.ones(512),
+            kl=mean.square().sum().expand(512) / 2,
+            kl_per_distance=torch.full((512,), 0.5),
+            noise_mse=mean.square().mean().expand(512),
+            dims=2,
+        )
+        optimizer.zero_grad()
+        algorithm.loss(steps).backward()
+        optimizer.step()
+    torch.testing.assert_close(mean.detach(), goal, rtol=0, atol=0.25)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS.names())
@@ -96,7 +157,14 @@ def test_an_epoch_runs_and_every_metric_is_in_the_glossary(name: str, tmp_path: 
 @pytest.mark.parametrize("name", ALGORITHMS.names())
 def test_a_setting_outside_its_range_is_refused_by_name(name: str):
     maker = ALGORITHMS.load(name)
-    wrong = {"clip_range": (0.0, -0.1, 1.0), "kl_weight": (-0.01,), "advantage_clip": (0.0, -1.0)}
+    wrong = {
+        "clip_range": (0.0, -0.1, 1.0),
+        "kl_weight": (-0.01,),
+        "kl_cap": (-1.0,),
+        "kl_target": (-0.1,),
+        "reward_weight": (-10.0,),
+        "advantage_clip": (0.0, -1.0),
+    }
     known = {field.name for field in dataclasses.fields(maker)}
     for field in known & wrong.keys():
         for value in wrong[field]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rl.losses import ppo_clip_loss, score_function_loss
+from rl.losses import clamped_ratio_loss, ppo_clip_loss, score_function_loss
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "fixtures" / "golden.json").read_text())
 
@@ -35,6 +35,16 @@ def test_the_six_cases_of_ppo_with_their_gradients(row):
     assert loss.item() == pytest.approx(row["ddpo"], rel=1e-12)
     # The table's gradient is with respect to the ratio; d ratio / d log_prob = ratio.
     assert gradient.item() == pytest.approx(row["ddpo_grad"] * row["ratio"], abs=1e-12)
+
+
+@pytest.mark.parametrize("row", GOLDEN["ppo"], ids=lambda row: f"A{row['A']:+g}_r{row['ratio']}")
+def test_the_six_cases_of_the_clamp_of_dpoks_authors_with_their_gradients(row):
+    old = torch.tensor([-3.0], dtype=torch.float64)
+    log_prob = (old + math.log(row["ratio"])).requires_grad_()
+    loss = clamped_ratio_loss(log_prob, old, torch.tensor([row["A"]], dtype=torch.float64), clip_range=1e-4)
+    (gradient,) = torch.autograd.grad(loss, log_prob)
+    assert loss.item() == pytest.approx(row["dpok"], rel=1e-12)
+    assert gradient.item() == pytest.approx(row["dpok_grad"] * row["ratio"], abs=1e-12)
 
 
 def test_where_the_pessimistic_maximum_departs_from_the_plain_clamp_of_dpoks_authors():

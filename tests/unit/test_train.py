@@ -358,6 +358,32 @@ def test_on_the_first_pass_all_algorithms_take_the_same_step(tmp_path: Path):
         torch.testing.assert_close(other, moments[0], rtol=1e-3, atol=1e-6)
 
 
+def test_ratings_in_whole_numbers_teach_what_the_same_floats_do(tmp_path: Path):
+    def stars(images: Tensor, prompts: Sequence[str]) -> Tensor:
+        return (brightness(images, prompts) * 500).round().int()
+
+    metrics = run(tmp_path / "int", reward=stars, sample=QUICK)
+    run(tmp_path / "float", reward=lambda images, prompts: stars(images, prompts).float(), sample=QUICK)
+    one, other = (load_file(tmp_path / kind / LORA_FILE) for kind in ("int", "float"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert metrics[0]["grad_norm"] > 0  # else there was nothing to cut down
+
+
+def test_a_kl_budget_raises_the_price_until_the_policy_stays_within_it(tmp_path: Path, moved: Path):
+    """The policy has moved further than 0.001 nats: the price doubles every epoch, and again in the next round."""
+    algorithm = Dpok(kl_target=0.001)
+    first = run(tmp_path / "one", algorithm=algorithm, sample=QUICK, start_from=moved)
+    assert [values["kl_scale"] for values in first] == [1.0, 2.0]
+    (second,) = run(
+        tmp_path / "two",
+        algorithm=algorithm,
+        sample=QUICK,
+        start_from=tmp_path / "one",
+        config=replace(TRAIN, epochs=1),
+    )
+    assert second["kl_scale"] == 4.0
+
+
 def transitions_of(
     folder: Path, steps: Sequence[dict[str, float]], *, level_steps: bool = False, value: ValueNetwork | None = None
 ) -> Transitions:

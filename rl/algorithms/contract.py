@@ -1,0 +1,46 @@
+"""What an algorithm of policy gradient is given and what it offers."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steps:
+    """Transitions as the present policy sees them, one number each."""
+
+    log_prob: Float[Tensor, "batch"]
+    """Under the present policy, summed over the latent, with a gradient."""
+    old_log_prob: Float[Tensor, "batch"]
+    """Under the policy that drew them."""
+    advantages: Float[Tensor, "batch"]
+    weights: Float[Tensor, "batch"]
+    """Of the step in the policy's loss (`train.level_steps`)."""
+    kl: Float[Tensor, "batch"]
+    """One-step KL to the reference in nats, with a gradient: `kl_per_distance` x the squared distance of the noises."""
+    kl_per_distance: Float[Tensor, "batch"]
+    """c_eps^2 / (2 sigma^2)."""
+    noise_mse: Float[Tensor, "batch"]
+    """Mean square of the difference between the policy's noise and the reference's, with a gradient."""
+    dims: int
+    """Numbers in one latent."""
+    kl_scale: float
+    """What an adaptive price of the KL has been multiplied with so far; 1 at first."""
+
+
+@runtime_checkable  # the type checker of the tests asks with isinstance
+class Algorithm(Protocol):
+    """What an entry of the registry of algorithms offers: pure functions of one frozen configuration."""
+
+    has_group_baseline: ClassVar[bool]
+    """Whether `advantages` has subtracted the group's mean, so that a value function only adds to it."""
+
+    def advantages(self, scores: Float[Tensor, "groups members"]) -> Float[Tensor, "groups members"]: ...
+
+    def loss(self, steps: Steps) -> Float[Tensor, ""]: ...
+
+    def next_kl_scale(self, scale: float, kl: float) -> float:
+        """The next epoch's `kl_scale`, from this one's and its KL per step in nats."""
+        ...
