@@ -65,6 +65,8 @@ class TrainConfig:
     """Members of a group. Their mean score is the baseline, so 8 or more."""
     updates_per_epoch: int = 1
     """Optimiser steps on one epoch's images. Above 1 the clipped ratio starts to matter."""
+    replay: int = 0
+    """Transitions of earlier epochs that an epoch learns from again, beside its own; the oldest are dropped first."""
     batch_size: int = 128
     """Transitions in one forward pass (twice that many with guidance). Lower this first when memory runs out."""
     learning_rate: float = 2e-3
@@ -86,6 +88,8 @@ class TrainConfig:
                 raise ConfigError(
                     f"train.{name} is {getattr(self, name)}, but must be 1 or more.", hint=f"Set train.{name}."
                 )
+        if self.replay < 0:
+            raise ConfigError(f"train.replay is {self.replay}, but must be 0 or more.", hint="Use 0 for none.")
         for name, usual in (("learning_rate", "2e-3"), ("max_grad_norm", "1.0")):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"train.{name} is {getattr(self, name)}, but must be positive.", hint=f"Use {usual}.")

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -32,7 +33,7 @@ def update(
     place: tuple[object, ...],
 ) -> dict[str, float]:
     """Learn from one epoch's images: every (image, step) is one transition, all weighted alike. Returns metrics."""
-    transitions = Transitions.of(run, algorithm, trajectory, scores, config, sample)
+    transitions = Transitions.of(run, algorithm, trajectory, scores, config, sample).with_older(run.replay)
     order = torch.randperm(len(transitions.advantages), generator=generator(*place, "order")).to(run.family.device)
     if config.updates_per_epoch > len(order):
         raise ConfigError(
@@ -57,7 +58,9 @@ def update(
             steps = transitions.evaluate(run.family, part, sample)
             loss = algorithm.loss(steps)
             (loss * share).backward()
-            totals.add(steps.log_prob.detach() - steps.old_log_prob, steps.kl.detach(), loss.item())
+            totals.add(
+                steps.log_prob.detach() - steps.old_log_prob, steps.kl.detach(), loss.item(), part < transitions.fresh
+            )
             if totals.updates == 0:
                 _check_ratio(run, totals.first_pass_error, RATIO_TOLERANCE)
         totals.grad_norm = float(torch.nn.utils.clip_grad_norm_(run.parameters, config.max_grad_norm))
@@ -66,18 +69,28 @@ def update(
         run.optimizer.step()
         totals.updates += 1
     metrics = totals.means() | rounding
+    if config.replay:
+        metrics["stale_share"] = 1 - transitions.fresh / len(transitions.prompts)
+    run.replay = transitions.kept(config.replay)
     if run.value is not None:
         metrics["value_loss"] = _fit_value(run, transitions)
     return metrics
 
 
+_KEPT = (
+    *("x_t", "x_prev", "timesteps", "alpha_bar", "alpha_bar_prev", "step"),
+    *("log_probs", "relative", "advantages", "weights", "reference_eps"),
+)
+"""Tensors of `Transitions` that replay keeps."""
+
+
 @dataclass(slots=True)
 class Transitions:
-    """One epoch's transitions, flattened to (image x step), and what does not change while they are learned from."""
+    """What an epoch learns from, flattened to (image x step): its own transitions and, with replay, older ones."""
 
     state: Tensor
     """The first transition that starts from the same latent and prompt: images of a group may share their first."""
-    text: Tensor
+    prompts: list[str]
     x_t: Tensor
     x_prev: Tensor
     timesteps: Tensor
@@ -91,6 +104,8 @@ class Transitions:
     weights: Tensor
     reference_eps: Tensor
     kl_scale: float
+    fresh: int
+    """The first so many are of this epoch, the others older."""
 
     @classmethod
     def of(
@@ -110,12 +125,12 @@ class Transitions:
             size = scores.shape[1] * window
             state = torch.where(step == 0, state // size * size, state)
         x_t = trajectory.states[:, :-1].flatten(0, 1)
-        text = run.family.encode(trajectory.prompts).repeat_interleave(window, dim=0)
+        prompts = [prompt for prompt in trajectory.prompts for _ in range(window)]
         relative = algorithm.advantages(scores).flatten().to(device).repeat_interleave(window)
         advantages = relative
         if run.value is not None and run.epoch_of_value > 0:
             with torch.no_grad():
-                expected = run.value(x_t, text, step).reshape(*scores.shape, window)
+                expected = run.value(x_t, run.family.encode(prompts), step).reshape(*scores.shape, window)
             if algorithm.has_group_baseline:  # then only what V adds to it counts
                 expected = expected - expected.mean(dim=1, keepdim=True)
             advantages = relative - expected.flatten()
@@ -127,7 +142,7 @@ class Transitions:
             weights = weights / weights.mean()
         self = cls(
             state=state,
-            text=text,
+            prompts=prompts,
             x_t=x_t,
             x_prev=trajectory.states[:, 1:].flatten(0, 1),
             timesteps=trajectory.timesteps.to(device).repeat(images),
@@ -140,6 +155,7 @@ class Transitions:
             weights=weights.repeat(images),
             reference_eps=torch.empty(0),
             kl_scale=run.kl_scale,
+            fresh=len(prompts),
         )
         self.reference_eps = self._reference_noise(run.family, config.batch_size, sample)
         return self
@@ -153,9 +169,24 @@ class Transitions:
         return torch.cat(noise)[of]
 
     def _noise(self, family: StableDiffusion15, states: Tensor, sample: SampleConfig) -> Tensor:
-        return family.predict_noise(
-            self.x_t[states], self.timesteps[states], self.text[states], guidance=sample.guidance
-        )
+        text = family.encode([self.prompts[row] for row in states.tolist()])
+        return family.predict_noise(self.x_t[states], self.timesteps[states], text, guidance=sample.guidance)
+
+    def with_older(self, older: dict[str, Any] | None) -> "Transitions":
+        """These, and behind them what `kept` gave of earlier epochs: advantages and log-probabilities as they were."""
+        if older is None:
+            return self
+        joined = {name: torch.cat([getattr(self, name), tensor]) for name, tensor in older["tensors"].items()}
+        alone = torch.arange(len(self.prompts), len(self.prompts) + len(older["prompts"]), device=self.state.device)
+        state = torch.cat([self.state, alone])
+        return replace(self, prompts=self.prompts + older["prompts"], state=state, **joined)
+
+    def kept(self, count: int) -> dict[str, Any] | None:
+        """The newest `count`, for the next epoch and for the state's file."""
+        if not count:
+            return None
+        tensors = {name: getattr(self, name)[:count].clone() for name in _KEPT}
+        return {"prompts": self.prompts[:count], "tensors": tensors}
 
     def evaluate(self, family: StableDiffusion15, rows: Tensor, sample: SampleConfig) -> Steps:
         """The stored steps under the present policy."""
@@ -190,10 +221,11 @@ class Transitions:
         |c_eps| / sigma x eps x D. Errors cancel mostly, which leaves room for guidance to multiply them.
         """
         drawn = self.log_probs
-        self.log_probs = torch.empty_like(drawn)
+        self.log_probs = drawn.clone()
         for rows in batches:
             # Not under no_grad: attention may choose another kernel, with other roundings, where no gradient is wanted.
-            self.log_probs[rows] = self.evaluate(family, rows, sample).log_prob.detach()
+            found = self.evaluate(family, rows, sample).log_prob.detach()
+            self.log_probs[rows] = torch.where(rows < self.fresh, found, drawn[rows])
         sigma = ddim_sigma(self.alpha_bar, self.alpha_bar_prev, eta=sample.eta)
         reach = eps_coefficient(self.alpha_bar, self.alpha_bar_prev, eta=sample.eta).abs() / sigma
         allowed = reach * torch.finfo(family.dtype).eps * self.x_t[0].numel()
@@ -216,14 +248,14 @@ class _Totals:
     first_pass_error: float = 0.0
     batches: int = 0
 
-    def add(self, log_ratio: Tensor, kl: Tensor, loss: float) -> None:
+    def add(self, log_ratio: Tensor, kl: Tensor, loss: float, is_fresh: Tensor) -> None:
         self.count += len(log_ratio)
         self.batches += 1
         self.loss += loss
         self.kl += float(kl.sum())
         self.approx_kl += 0.5 * float(log_ratio.square().sum())
-        if self.updates == 0:
-            error = float(log_ratio.abs().max())
+        if self.updates == 0 and is_fresh.any():
+            error = float(log_ratio[is_fresh].abs().max())
             self.first_pass_error = error if math.isnan(error) else max(self.first_pass_error, error)
 
     def means(self) -> dict[str, float]:
@@ -252,9 +284,10 @@ def _fit_value(run: TrainingState, transitions: Transitions) -> float:
     """Five passes of regression on the advantages before any value is subtracted; returns the last loss."""
     assert run.value is not None
     assert run.value_optimizer is not None
+    text = run.family.encode(transitions.prompts)
     loss = torch.zeros(())
     for _ in range(5):
-        loss = F.mse_loss(run.value(transitions.x_t, transitions.text, transitions.step), transitions.relative)
+        loss = F.mse_loss(run.value(transitions.x_t, text, transitions.step), transitions.relative)
         run.value_optimizer.zero_grad()
         loss.backward()
         run.value_optimizer.step()

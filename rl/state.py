@@ -33,6 +33,8 @@ class TrainingState:
     """What the state's tensors are made for: a round that was begun cannot go on with others."""
     epoch: int = 0
     epoch_of_value: int = 0
+    replay: dict[str, Any] | None = None
+    """Transitions of earlier epochs (`Transitions.kept`). Those of another round were scored by another reward."""
     kl_scale: float = 1.0
     """What an adaptive price of the KL has been multiplied with; goes on in the next round."""
 
@@ -91,6 +93,7 @@ class TrainingState:
             "epoch": epoch,
             "epoch_of_value": self.epoch_of_value,
             "kl_scale": self.kl_scale,
+            "replay": self.replay,
             "lora": [parameter.detach().cpu() for parameter in self.parameters],
             "optimizer": self.optimizer.state_dict(),
         }
@@ -115,7 +118,7 @@ class TrainingState:
             self.value.load_state_dict(state["value"])
             self.value_optimizer.load_state_dict(state["value_optimizer"])
         self.epoch, self.epoch_of_value = state["epoch"], state["epoch_of_value"]
-        self.kl_scale = state.get("kl_scale", 1.0)
+        self.kl_scale, self.replay = state.get("kl_scale", 1.0), state.get("replay")
         logger.info("resumed after epoch %d", self.epoch)
 
     def diverged(self, message: str) -> TrainingError:

@@ -384,6 +384,28 @@ def test_a_kl_budget_raises_the_price_until_the_policy_stays_within_it(tmp_path:
     assert second["kl_scale"] == 4.0
 
 
+def test_replay_learns_from_the_newest_transitions_again_as_they_were_drawn(tmp_path: Path):
+    """8 fresh transitions an epoch and 11 kept: of 8, of 8 + 8, of 8 + 11 transitions 0, 8 and 11 are stale."""
+    config = replace(TRAIN, epochs=3, replay=11)
+    metrics = run(tmp_path, config=config, sample=QUICK)
+    assert [values["stale_share"] for values in metrics] == [0, 8 / 16, pytest.approx(11 / 19)]
+    assert max(values["first_pass_log_ratio"] for values in metrics) < 2e-3  # of the fresh ones
+    assert metrics[2]["approx_kl"] > 1e-4  # the stale ones' ratios are not 1
+    kept = torch.load(tmp_path / "state.pt", weights_only=True)["replay"]
+    assert len(kept["prompts"]) == 11
+    run(tmp_path / "two", config=replace(config, epochs=2), sample=QUICK)
+    before = torch.load(tmp_path / "two" / "state.pt", weights_only=True)["replay"]
+    for name, tensor in kept["tensors"].items():
+        assert torch.equal(tensor[8:], before["tensors"][name][:3]), name
+    assert kept["prompts"][8:] == before["prompts"][:3]
+
+
+def test_replay_is_not_carried_into_a_round_with_another_reward(tmp_path: Path):
+    run(tmp_path / "one", config=replace(TRAIN, replay=8), sample=QUICK)
+    metrics = run(tmp_path / "two", config=replace(TRAIN, replay=8), sample=QUICK, start_from=tmp_path / "one")
+    assert metrics[0]["stale_share"] == 0
+
+
 def transitions_of(
     folder: Path, steps: Sequence[dict[str, float]], *, level_steps: bool = False, value: ValueNetwork | None = None
 ) -> Transitions:
@@ -527,7 +549,7 @@ class Killed(BaseException):
 
 
 def test_interrupted_equals_uninterrupted_bit_for_bit(tmp_path: Path):
-    config = replace(TRAIN, epochs=4, updates_per_epoch=2, value_function=True)
+    config = replace(TRAIN, epochs=4, updates_per_epoch=2, value_function=True, replay=5)
     whole = run(tmp_path / "whole", config=config, sample=QUICK)
     told: dict[int, dict[str, float]] = {}
     batches: list[Tensor] = []
