@@ -9,6 +9,8 @@ ALGORITHMS = Registry(
         "dpok_authors": "rl.algorithms.dpok:DpokAuthors",
         "ddpo_is": "rl.algorithms.ddpo:DdpoIs",
         "ddpo_sf": "rl.algorithms.ddpo:DdpoSf",
+        "rwr": "rl.algorithms.rwr:Rwr",
+        "sft": "rl.algorithms.sft:Sft",
     },
     group="hitl.algorithms",
 )

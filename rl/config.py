@@ -54,7 +54,7 @@ class TrainConfig:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     algorithm: str = "dpok"
-    """Name in the registry of algorithms: dpok, dpok_authors, ddpo_is or ddpo_sf."""
+    """Name in the registry of algorithms: dpok, dpok_authors, ddpo_is, ddpo_sf, rwr or sft."""
     epochs: int = 10
     """Times that fresh images are collected and learned from, per round."""
     prompts_per_epoch: int = 16
@@ -65,8 +65,11 @@ class TrainConfig:
     """Members of a group. Their mean score is the baseline, so 8 or more."""
     updates_per_epoch: int = 1
     """Optimiser steps on one epoch's images. Above 1 the clipped ratio starts to matter."""
+    noises_per_image: int = 4
+    """Of algorithms that learn from images (rwr, sft): how often an epoch adds noise to each of them."""
     replay: int = 0
-    """Transitions of earlier epochs that an epoch learns from again, beside its own; the oldest are dropped first."""
+    """Of policy gradient: transitions of earlier epochs that an epoch learns from again, beside its own; the oldest are
+    dropped first."""
     batch_size: int = 128
     """Transitions in one forward pass (twice that many with guidance). Lower this first when memory runs out."""
     learning_rate: float = 2e-3
@@ -83,7 +86,7 @@ class TrainConfig:
     """Subtract a learned V(x_t, text, step) beside the group's mean."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "prompts_per_epoch", "updates_per_epoch", "batch_size", "lora_rank"):
+        for name in ("epochs", "prompts_per_epoch", "updates_per_epoch", "noises_per_image", "batch_size", "lora_rank"):
             if getattr(self, name) < 1:
                 raise ConfigError(
                     f"train.{name} is {getattr(self, name)}, but must be 1 or more.", hint=f"Set train.{name}."

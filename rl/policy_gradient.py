@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hitl.core.errors import ConfigError, TrainingError
-from rl.algorithms.contract import Algorithm, Steps
+from rl.algorithms.contract import PolicyGradient, Steps
 from rl.config import SampleConfig, TrainConfig
 from rl.ddim import ddim_mean_std, ddim_sigma, eps_coefficient, gaussian_kl, gaussian_log_prob
 from rl.families.sd15 import StableDiffusion15
@@ -25,7 +25,7 @@ RATIO_TOLERANCE = 1e-2
 
 def update(
     run: TrainingState,
-    algorithm: Algorithm,
+    algorithm: PolicyGradient,
     trajectory: Trajectory,
     scores: Float[Tensor, "groups members"],
     config: TrainConfig,
@@ -68,7 +68,8 @@ def update(
             raise run.diverged("The gradient is not finite.")
         run.optimizer.step()
         totals.updates += 1
-    metrics = totals.means() | rounding
+    metrics = totals.means() | rounding | {"kl_scale": run.kl_scale}
+    run.kl_scale = algorithm.next_kl_scale(run.kl_scale, metrics["kl_per_step"])
     if config.replay:
         metrics["stale_share"] = 1 - transitions.fresh / len(transitions.prompts)
     run.replay = transitions.kept(config.replay)
@@ -111,7 +112,7 @@ class Transitions:
     def of(
         cls,
         run: TrainingState,
-        algorithm: Algorithm,
+        algorithm: PolicyGradient,
         trajectory: Trajectory,
         scores: Float[Tensor, "groups members"],
         config: TrainConfig,

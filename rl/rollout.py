@@ -26,6 +26,8 @@ class Trajectory:
     images: UInt8[Tensor, "batch 3 height width"]
     states: Float[Tensor, "batch window_plus_1 c h w"]
     """Latents before each stochastic step, and after the last one."""
+    latents: Float[Tensor, "batch c h w"]
+    """Of the finished images."""
     log_probs: Float[Tensor, "batch window"]
     timesteps: Int[Tensor, "window"]
     alpha_bar: Float[Tensor, "window"]
@@ -82,6 +84,7 @@ def collect(
         images=torch.cat([part[0] for part in parts]),
         states=torch.cat([part[1] for part in parts]),
         log_probs=torch.cat([part[2] for part in parts]),
+        latents=torch.cat([part[3] for part in parts]),
         timesteps=timesteps[:kept],
         alpha_bar=before[:kept],
         alpha_bar_prev=after[:kept],
@@ -97,7 +100,12 @@ def _draw_batch(
     config: SampleConfig,
     noise_seeds: Sequence[tuple[object, ...]],
     signs: Sequence[float],
-) -> tuple[UInt8[Tensor, "batch 3 height width"], Float[Tensor, "batch states c h w"], Float[Tensor, "batch window"]]:
+) -> tuple[
+    UInt8[Tensor, "batch 3 height width"],
+    Float[Tensor, "batch states c h w"],
+    Float[Tensor, "batch window"],
+    Float[Tensor, "batch c h w"],
+]:
     text = family.encode(prompts)
     timesteps, before, after = family.schedule(config.steps)
     noise = torch.stack(
@@ -132,7 +140,7 @@ def _draw_batch(
             states.append(x)
         else:
             x = mean
-    return family.decode(x), torch.stack(states, dim=1), torch.stack(log_probs, dim=1)
+    return family.decode(x), torch.stack(states, dim=1), torch.stack(log_probs, dim=1), x
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """THE loop of the algorithm: collect -> score -> advantages -> update. Resumes bit for bit from its last epoch."""
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,10 +10,10 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from hitl.core.errors import TrainingError
-from rl.algorithms.contract import Algorithm
+from rl import policy_gradient, regression
+from rl.algorithms.contract import Algorithm, Regression
 from rl.config import SampleConfig, TrainConfig
 from rl.families.sd15 import StableDiffusion15
-from rl.policy_gradient import update
 from rl.randomness import generator
 from rl.rollout import collect
 from rl.state import TrainingState
@@ -51,19 +52,23 @@ def train(
     by_task: dict[str, list[str]] = {}
     for prompt, task in zip(prompts, tasks or [""] * len(prompts), strict=True):
         by_task.setdefault(task, []).append(prompt)
+    is_regression = isinstance(algorithm, Regression)
     for epoch in range(run.epoch, config.epochs):
         started = time.monotonic()
         chosen = _choose(by_task, config.prompts_per_epoch, place, epoch)
-        trajectory = collect(family, chosen, config.images_per_prompt, sample, (*place, epoch))
+        with family.reference() if is_regression and algorithm.learns_from_reference else contextlib.nullcontext():
+            trajectory = collect(family, chosen, config.images_per_prompt, sample, (*place, epoch))
         collected = time.monotonic()
         # Whole numbers, as of ratings from 1 to 5, must not cut advantages down to whole numbers.
         scores = reward(trajectory.images, trajectory.prompts).float().reshape(len(chosen), config.images_per_prompt)
         if not torch.isfinite(scores).all():
             raise TrainingError("The reward gave a score that is not finite.", hint="Fit the reward model again.")
         scored = time.monotonic()
-        metrics = update(run, algorithm, trajectory, scores, config, sample, (*place, epoch))
+        if is_regression:
+            metrics = regression.update(run, algorithm, trajectory, scores, config, (*place, epoch))
+        else:
+            metrics = policy_gradient.update(run, algorithm, trajectory, scores, config, sample, (*place, epoch))
         metrics |= {
-            "kl_scale": run.kl_scale,
             "reward_mean": float(scores.mean()),
             "reward_std": float(scores.std()),
             "reward_std_within_prompt": float(scores.std(dim=1).mean()),
@@ -71,7 +76,6 @@ def train(
             "seconds_score": scored - collected,
             "seconds_update": time.monotonic() - scored,
         }
-        run.kl_scale = algorithm.next_kl_scale(run.kl_scale, metrics["kl_per_step"])
         on_epoch(epoch + 1, metrics)  # before the state: a kill between the two repeats the epoch and tells it again
         run.save(epoch + 1)
     family.save_lora(folder)

@@ -1,4 +1,4 @@
-"""What an algorithm of policy gradient is given and what it offers."""
+"""What the two kinds of algorithm are given and what they offer: policy gradient, and regression on images."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
@@ -30,9 +30,9 @@ class Steps:
     """What an adaptive price of the KL has been multiplied with so far; 1 at first."""
 
 
-@runtime_checkable  # the type checker of the tests asks with isinstance
-class Algorithm(Protocol):
-    """What an entry of the registry of algorithms offers: pure functions of one frozen configuration."""
+@runtime_checkable
+class PolicyGradient(Protocol):
+    """Learns from the steps that drew an image: `rl.policy_gradient`. Pure functions of one frozen configuration."""
 
     has_group_baseline: ClassVar[bool]
     """Whether `advantages` has subtracted the group's mean, so that a value function only adds to it."""
@@ -44,3 +44,31 @@ class Algorithm(Protocol):
     def next_kl_scale(self, scale: float, kl: float) -> float:
         """The next epoch's `kl_scale`, from this one's and its KL per step in nats."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Denoised:
+    """Images of an epoch with noise added, as the present policy denoises them, one number each."""
+
+    error: Float[Tensor, "batch"]
+    """Mean square of the predicted noise less the added one, with a gradient."""
+    reference_distance: Float[Tensor, "batch"]
+    """Mean square of the predicted noise less the reference's, with a gradient."""
+    weights: Float[Tensor, "batch"]
+    """Of the image (`image_weights`)."""
+
+
+@runtime_checkable
+class Regression(Protocol):
+    """Learns to denoise the images themselves, the better ones more: `rl.regression`. No step has a probability."""
+
+    learns_from_reference: ClassVar[bool]
+    """Whether the images are drawn by the reference, not by the policy."""
+
+    def image_weights(self, scores: Float[Tensor, "groups members"]) -> Float[Tensor, "groups members"]: ...
+
+    def loss(self, denoised: Denoised) -> Float[Tensor, ""]: ...
+
+
+Algorithm = PolicyGradient | Regression
+"""What an entry of the registry of algorithms is."""

@@ -176,6 +176,17 @@ class StableDiffusion15:
         after = alpha_bars(cumulative, final, previous_timesteps(timesteps, self._scheduler.config.num_train_timesteps))
         return timesteps, before, after
 
+    @property
+    def train_timesteps(self) -> int:
+        """How many timesteps the model was trained on."""
+        return self._scheduler.config.num_train_timesteps
+
+    def add_noise(
+        self, x_0: Float[Tensor, "batch c h w"], eps: Float[Tensor, "batch c h w"], timesteps: Int[Tensor, "batch"]
+    ) -> Float[Tensor, "batch c h w"]:
+        """x_t of the forward process: sqrt(alpha-bar) x_0 + sqrt(1 - alpha-bar) eps."""
+        return self._scheduler.add_noise(x_0, eps, timesteps)
+
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Float[Tensor, "batch tokens width"]:
         """Text embeddings, each prompt encoded once in the life of the process."""

@@ -1,6 +1,10 @@
-"""What every algorithm of the registry keeps: pure functions of a frozen configuration, signs and gradients right."""
+"""What every algorithm of the registry keeps: pure functions of a frozen configuration, signs and gradients right.
+
+There are two kinds, policy gradient and regression on images, and each entry is one of them.
+"""
 
 import dataclasses
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +14,10 @@ from torch.distributions import Normal
 
 from hitl.core.errors import ConfigError
 from rl import ALGORITHMS
-from rl.algorithms.contract import Algorithm, Steps
+from rl.algorithms.contract import Denoised, PolicyGradient, Regression, Steps
 from rl.algorithms.dpok import Dpok, DpokAuthors
+from rl.algorithms.rwr import Rwr
+from rl.algorithms.sft import Sft
 from rl.config import SampleConfig, TrainConfig
 from rl.train import train
 from tests.fixtures.tiny_pipeline import build_family
@@ -32,13 +38,24 @@ STEPS = Steps(
 """Three fresh transitions: at the last, the last but one step, a small difference of noises is a large KL."""
 
 
-@pytest.fixture(params=ALGORITHMS.names())
-def algorithm(request: pytest.FixtureRequest) -> Algorithm:
+def names(kind: type) -> list[str]:
+    return [name for name in ALGORITHMS.names() if isinstance(ALGORITHMS.load(name)(), kind)]
+
+
+@pytest.fixture(params=names(PolicyGradient))
+def algorithm(request: pytest.FixtureRequest) -> PolicyGradient:
     return ALGORITHMS.load(request.param)()
 
 
-def test_it_is_a_frozen_configuration_with_a_default_for_every_field(algorithm):
-    assert isinstance(algorithm, Algorithm)
+@pytest.fixture(params=names(Regression))
+def regression(request: pytest.FixtureRequest) -> Regression:
+    return ALGORITHMS.load(request.param)()
+
+
+@pytest.mark.parametrize("name", ALGORITHMS.names())
+def test_it_is_a_frozen_configuration_with_a_default_for_every_field(name: str):
+    algorithm = ALGORITHMS.load(name)()
+    assert isinstance(algorithm, PolicyGradient) is not isinstance(algorithm, Regression)
     assert dataclasses.is_dataclass(algorithm)
     for field in dataclasses.fields(algorithm):
         with pytest.raises(dataclasses.FrozenInstanceError):
@@ -135,9 +152,80 @@ def test_a_policy_of_two_numbers_finds_what_is_rewarded(algorithm):
     torch.testing.assert_close(mean.detach(), goal, rtol=0, atol=0.25)
 
 
+# -- regression on images ---------------------------------------------------------------------------------------------
+
+
+def test_better_images_weigh_more_and_none_less_than_nothing(regression):
+    scores = torch.tensor([[0.1, 0.9, 0.4, 0.2], [7.5, 7.5, 7.5, 7.5]])
+    weights = regression.image_weights(scores)
+    assert weights.shape == scores.shape
+    assert weights[0].argsort().tolist() == scores[0].argsort().tolist()
+    assert weights[0, 1] > weights[0, 0] >= 0
+    assert weights[1].unique().numel() == 1  # a group that agrees
+    shifted = regression.image_weights(scores + torch.tensor([[5.0], [-3.0]]))
+    torch.testing.assert_close(shifted, weights)  # no prompt's level counts
+
+
+def test_rwrs_weights_by_hand():
+    """Scores 0 and 1 are the advantages -1 and 1: exp(-2) and exp(2) over their mean. Of four, the best quarter."""
+    weights = Rwr(beta=2.0).image_weights(torch.tensor([[0.0, 1.0]]))
+    mean = (math.exp(-2) + math.exp(2)) / 2
+    torch.testing.assert_close(weights, torch.tensor([[math.exp(-2) / mean, math.exp(2) / mean]]))
+    best = Rwr(top_share=0.25).image_weights(torch.tensor([[0.3, 0.1, 0.9, 0.2], [4.0, 1.0, 2.0, 3.0]]))
+    assert best.tolist() == [[0, 0, 4, 0], [4, 0, 0, 0]]
+
+
+def test_sfts_weights_and_both_its_regularisers_by_hand():
+    """Advantages -1 and 1, shifted by 0.5 and cut off: 0 and 1.5; KL-D adds 0.25. KL-O: 0.25 x 0.4 + 1.75 x 0.2 over 2
+    are 0.225, and 2 x (0.01 + 0.03) / 2 = 0.04 more."""
+    algorithm = Sft(shift=0.5, kl_data=0.25, kl_weight=2.0)
+    weights = algorithm.image_weights(torch.tensor([[0.0, 1.0]]))
+    assert weights.tolist() == [[0.25, 1.75]]
+    denoised = Denoised(
+        error=torch.tensor([0.4, 0.2]), reference_distance=torch.tensor([0.01, 0.03]), weights=weights[0]
+    )
+    assert float(algorithm.loss(denoised)) == pytest.approx(0.225 + 0.04)
+
+
+def test_a_regression_of_two_numbers_finds_the_weighted_mean_of_what_it_sees(regression):
+    """x ~ N(m, 1) in two dimensions, or N(0, 1) where the reference draws; the error is |x - m|^2, the score x . u.
+
+    Drawn by the reference, the best m is the weighted mean of x, less what the distance to 0 costs:
+    E[w x] / (E[w] + gamma).
+    Drawn by the policy m must go on in the direction of u, as the next samples are better again.
+    """
+    direction = torch.tensor([0.6, 0.8])
+    mean = torch.zeros(2, requires_grad=True)
+    optimizer = torch.optim.Adam([mean], lr=0.05)
+    generator = torch.Generator().manual_seed(0)
+    from_reference = regression.learns_from_reference
+    for _ in range(100):
+        x = torch.randn((1024, 2), generator=generator) + (0 if from_reference else mean.detach())
+        denoised = Denoised(
+            error=(x - mean).square().sum(dim=1),
+            reference_distance=mean.square().sum().expand(1024),
+            weights=regression.image_weights((x @ direction)[None])[0],
+        )
+        optimizer.zero_grad()
+        regression.loss(denoised).backward()
+        optimizer.step()
+    if from_reference:
+        x = torch.randn((100_000, 2), generator=generator)
+        weights = ((x @ direction) + regression.shift).clamp(min=0)
+        best = (weights[:, None] * x).mean(dim=0) / (weights.mean() + regression.kl_weight)
+        torch.testing.assert_close(mean.detach(), best, rtol=0, atol=0.08)
+    else:
+        assert float(mean.detach() @ direction) > 2
+        assert abs(float(mean.detach() @ torch.tensor([0.8, -0.6]))) < 1  # nothing rewards it, nothing holds it
+
+
+# -- both -------------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("name", ALGORITHMS.names())
 def test_an_epoch_runs_and_every_metric_is_in_the_glossary(name: str, tmp_path: Path):
-    glossary = (Path(__file__).parents[2] / "docs" / "algorithms" / "dpok.md").read_text()
+    folder = Path(__file__).parents[2] / "docs" / "algorithms"
+    glossary = "".join(page.read_text() for page in folder.glob("*.md"))
     metrics: dict[str, float] = {}
     train(
         build_family(),
@@ -163,6 +251,10 @@ def test_a_setting_outside_its_range_is_refused_by_name(name: str):
         "kl_cap": (-1.0,),
         "kl_target": (-0.1,),
         "reward_weight": (-10.0,),
+        "beta": (-1.0,),
+        "top_share": (-0.1, 1.0),
+        "shift": (-1.0,),
+        "kl_data": (-1.0,),
         "advantage_clip": (0.0, -1.0),
     }
     known = {field.name for field in dataclasses.fields(maker)}

@@ -419,6 +419,7 @@ def transitions_of(
         images=torch.zeros((2, 3, 64, 64), dtype=torch.uint8),
         states=torch.randn((2, len(steps) + 1, 4, 8, 8), generator=generator("states")),
         log_probs=torch.zeros(2, len(steps)),
+        latents=torch.zeros(2, 4, 8, 8),
         timesteps=torch.tensor([step["t"] for step in steps]),
         alpha_bar=torch.tensor([step["abar_t"] for step in steps]),
         alpha_bar_prev=torch.tensor([step["abar_prev"] for step in steps]),
