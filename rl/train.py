@@ -44,8 +44,8 @@ def train(
         on_epoch: told the number of finished epochs and the last one's metrics.
 
     Raises:
-        TrainingError: the policy ratio is not 1 on the first pass over fresh samples, or a score or the gradient is
-            not finite.
+        TrainingError: the policy ratio is not 1 on the first pass over fresh samples, the reward does not give one
+            finite score for each image, or the gradient is not finite.
         ConfigError: settings that a round cannot change on its way have changed, or ask for what cannot be done.
     """
     run = TrainingState.start(family, config, sample, folder, place, start_from)
@@ -59,10 +59,8 @@ def train(
         with family.reference() if is_regression and algorithm.learns_from_reference else contextlib.nullcontext():
             trajectory = collect(family, chosen, config.images_per_prompt, sample, (*place, epoch))
         collected = time.monotonic()
-        # Whole numbers, as of ratings from 1 to 5, must not cut advantages down to whole numbers.
-        scores = reward(trajectory.images, trajectory.prompts).float().reshape(len(chosen), config.images_per_prompt)
-        if not torch.isfinite(scores).all():
-            raise TrainingError("The reward gave a score that is not finite.", hint="Fit the reward model again.")
+        scores = _checked(reward(trajectory.images, trajectory.prompts), trajectory.prompts)
+        scores = scores.reshape(len(chosen), config.images_per_prompt)
         scored = time.monotonic()
         if is_regression:
             metrics = regression.update(run, algorithm, trajectory, scores, config, (*place, epoch))
@@ -79,6 +77,27 @@ def train(
         on_epoch(epoch + 1, metrics)  # before the state: a kill between the two repeats the epoch and tells it again
         run.save(epoch + 1)
     family.save_lora(folder)
+
+
+def _checked(scores: Tensor, prompts: Sequence[str]) -> Float[Tensor, "images"]:
+    """One finite score for each image, as floats: whole numbers must not cut advantages down to whole numbers.
+
+    Raises:
+        TrainingError: the reward gave something else.
+    """
+    if scores.shape != (len(prompts),):
+        raise TrainingError(
+            f"The reward gave scores of shape {tuple(scores.shape)} for {len(prompts)} images.",
+            hint=f"A reward returns one number for each image: shape ({len(prompts)},).",
+        )
+    bad = (~torch.isfinite(scores)).nonzero().flatten().tolist()
+    if bad:
+        raise TrainingError(
+            f"The reward gave {len(bad)} of {len(prompts)} images a score that is not finite, first image "
+            f"{bad[0] + 1}, of {prompts[bad[0]]!r}: {scores[bad[0]].item()}.",
+            hint="Fit the reward model again.",
+        )
+    return scores.float()
 
 
 def _choose(by_task: Mapping[str, Sequence[str]], count: int, place: tuple[object, ...], epoch: int) -> list[str]:

@@ -782,6 +782,20 @@ def test_a_training_setting_outside_its_range_is_refused_by_name(name: str, valu
         TrainConfig(**wrong)
 
 
-def test_a_reward_that_is_not_a_number_is_refused(tmp_path: Path):
-    with pytest.raises(TrainingError, match="not finite"):
-        run(tmp_path, reward=lambda images, prompts: brightness(images, prompts) * torch.nan)
+def test_a_score_that_is_not_finite_is_refused_with_its_image_and_prompt(tmp_path: Path):
+    """Epoch 1 draws two images of each prompt; the fourth gets no number."""
+
+    def reward(images: Tensor, prompts: Sequence[str]) -> Tensor:
+        wrong.append(prompts[3])
+        return torch.tensor([0.1, 0.2, 0.3, torch.nan])
+
+    wrong: list[str] = []
+    with pytest.raises(TrainingError, match="gave 1 of 4 images a score that is not finite") as caught:
+        run(tmp_path, reward=reward, sample=QUICK)
+    assert f"first image 4, of {wrong[0]!r}: nan" in caught.value.message
+
+
+def test_a_reward_of_another_shape_is_refused(tmp_path: Path):
+    with pytest.raises(TrainingError, match=r"scores of shape \(4, 1\) for 4 images") as caught:
+        run(tmp_path, reward=lambda images, prompts: torch.zeros(4, 1), sample=QUICK)
+    assert "shape (4,)" in caught.value.hint
