@@ -12,7 +12,7 @@ from fastapi import Request
 
 from apps.rate import plain_theme, read_static
 from apps.session import RatingDesk
-from data.records import Rating
+from data.records import standing_ratings
 from hitl.core.live import LiveStatus
 
 NUMBERS_EVERY_S = 3
@@ -131,12 +131,6 @@ def rater_table(desk: RatingDesk, number: int) -> pd.DataFrame:
             ]
         )
     return pd.DataFrame(rows, columns=RATER_COLUMNS)
-
-
-def standing_ratings(ratings: list[Rating]) -> list[Rating]:
-    """Answers and skips that no later row took back."""
-    voided = {rating.voids for rating in ratings if rating.voids is not None}
-    return [rating for rating in ratings if rating.payload and rating.rating_id not in voided]
 
 
 def round_being_rated(desk: RatingDesk) -> int:

@@ -209,3 +209,9 @@ class Snapshot:
     """Of the file's bytes; the same ratings give the same hash."""
     path: Path
     comparisons: int
+
+
+def standing_ratings(ratings: list[Rating]) -> list[Rating]:
+    """Answers and skips that no later row took back."""
+    voided = {rating.voids for rating in ratings if rating.voids is not None}
+    return [rating for rating in ratings if rating.payload and rating.rating_id not in voided]

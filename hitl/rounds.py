@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data.prompt_list import read_prompts, starter_prompts
-from data.records import FINISHED, Image, Prompt, Task
+from data.records import FINISHED, Image, Prompt, Task, standing_ratings
 from data.store import Store
 from data.workspace import Workspace, write_atomically
 from hitl.config import RunConfig, load_config, to_toml
@@ -195,7 +195,7 @@ def gather_ratings(round: Round) -> dict[str, Any]:
         )
     snapshot = hub.store.write_snapshot(_snapshot_path(round), round.number)
     _refusal(round).unlink(missing_ok=True)
-    ratings = hub.store.ratings(round.number)
+    ratings = standing_ratings(hub.store.ratings(round.number))
     raters = {rating.rater_id for rating in ratings}
     return {
         "ratings": len(ratings),

@@ -55,6 +55,22 @@ def rate_all(hub: Hub) -> None:
             hub.store.add_rating(a_rating(task, "ann"))
 
 
+# -- what a round says of its ratings ---------------------------------------------------------------------------------
+
+
+def test_a_round_counts_the_ratings_that_stand_and_the_raters_who_gave_them(hub: Hub):
+    """Bob's answer is taken back by hand, and Ann answers instead: two ratings by one rater."""
+    round = a_drawn_round(hub)
+    first, second = hub.store.tasks()
+    regretted = a_rating(first, "bob", "right")
+    hub.store.add_rating(regretted)
+    hub.store.add_rating(a_rating(first, "bob", None, voids=regretted.rating_id))
+    for task in (first, second):
+        hub.store.add_rating(a_rating(task, "ann"))
+    result = gather_ratings(round)
+    assert (result["ratings"], result["raters"], result["comparisons"]) == (2, 1, 2)
+
+
 # -- what a round begins with -----------------------------------------------------------------------------------------
 
 
