@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from hitl.core.errors import TrainingError
+from hitl.core.errors import ConfigError, TrainingError
 from rl import policy_gradient, regression
 from rl.algorithms.contract import Algorithm, Regression
 from rl.config import SampleConfig, TrainConfig
@@ -48,11 +48,17 @@ def train(
             finite score for each image, or the gradient is not finite.
         ConfigError: settings that a round cannot change on its way have changed, or ask for what cannot be done.
     """
+    is_regression = isinstance(algorithm, Regression)
+    if is_regression and (config.value_function or config.replay):
+        name = "train.value_function" if config.value_function else "train.replay"
+        raise ConfigError(
+            f"{name} is set, but train.algorithm = {config.algorithm!r} learns from images and has no use for it.",
+            hint=f"Set {name} back, or use an algorithm of policy gradient, such as dpok.",
+        )
     run = TrainingState.start(family, config, sample, folder, place, start_from)
     by_task: dict[str, list[str]] = {}
     for prompt, task in zip(prompts, tasks or [""] * len(prompts), strict=True):
         by_task.setdefault(task, []).append(prompt)
-    is_regression = isinstance(algorithm, Regression)
     for epoch in range(run.epoch, config.epochs):
         started = time.monotonic()
         chosen = _choose(by_task, config.prompts_per_epoch, place, epoch)

@@ -227,12 +227,14 @@ def test_an_epoch_runs_and_every_metric_is_in_the_glossary(name: str, tmp_path: 
     folder = Path(__file__).parents[2] / "docs" / "algorithms"
     glossary = "".join(page.read_text() for page in folder.glob("*.md"))
     metrics: dict[str, float] = {}
+    algorithm = ALGORITHMS.load(name)()
+    has_value = isinstance(algorithm, PolicyGradient)
     train(
         build_family(),
-        ALGORITHMS.load(name)(),
+        algorithm,
         lambda images, prompts: images.float().mean(dim=(1, 2, 3)),
         ["a red circle"],
-        TrainConfig(epochs=1, prompts_per_epoch=1, images_per_prompt=2, lora_rank=1, value_function=True),
+        TrainConfig(epochs=1, prompts_per_epoch=1, images_per_prompt=2, lora_rank=1, value_function=has_value),
         SampleConfig(steps=2, window=1, guidance=1.0),
         folder=tmp_path,
         place=(0, 1),

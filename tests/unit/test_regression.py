@@ -152,3 +152,10 @@ def test_more_updates_than_noised_images_are_refused(tmp_path: Path):
     config = replace(TRAIN, updates_per_epoch=9, noises_per_image=2)
     with pytest.raises(ConfigError, match="updates_per_epoch is 9, but an epoch has 8 noised images"):
         run(tmp_path, Rwr(), config=config)
+
+
+@pytest.mark.parametrize("change", [{"value_function": True}, {"replay": 8}])
+def test_settings_that_only_policy_gradient_has_a_use_for_are_refused(tmp_path: Path, change: dict[str, Any]):
+    config = replace(TRAIN, algorithm="rwr", **change)
+    with pytest.raises(ConfigError, match=f"train.{next(iter(change))} is set, but train.algorithm = 'rwr'"):
+        run(tmp_path, Rwr(), config=config)
