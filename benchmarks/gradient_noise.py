@@ -16,6 +16,8 @@ raters' taste, which is dense, and the verifier's graded correctness, the hard p
 import argparse
 import json
 import math
+import shlex
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -57,16 +59,18 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=16, help="of 128 images, for each setting; 3 or more")
+    parser.add_argument("--epochs", type=int, default=16, help="of 128 images, for each setting")
     parser.add_argument("--only", nargs="*", choices=list(SETTINGS), default=list(SETTINGS))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
+    if arguments.epochs < 3:
+        parser.error("--epochs must be 3 or more: the interval leaves one out, and needs two for a product.")
     torch.set_flush_denormal(True)
     torch.set_num_threads(arguments.threads)
     result: dict[str, Any] = {
         "machine": describe(),
-        "command": f"python -m benchmarks.gradient_noise --epochs {arguments.epochs} --threads {arguments.threads}",
+        "command": shlex.join(["python", "-m", "benchmarks.gradient_noise", *sys.argv[1:]]),
         "settings": {},
     }
     for name in arguments.only:
