@@ -29,12 +29,10 @@ from data.world.scenes import render
 from data.world.verifier import judge
 from hitl.config import RunConfig
 from rl.families.sd15 import StableDiffusion15
+from rl.pretrain.diffusion import EMPTY_SHARE
 from rl.pretrain.vae import fast_autocast, set_rate, to_model, trapezoid
 from rl.randomness import generator
 from rl.rollout import draw
-
-EMPTY_SHARE = 0.1
-"""Of the captions, for guidance, as in pretraining."""
 
 
 def main() -> None:
@@ -104,12 +102,12 @@ def learn(
 def denoising_loss(
     family: StableDiffusion15, pictures: np.ndarray, texts: Sequence[str], noises: torch.Generator
 ) -> torch.Tensor:
-    vae, scheduler = family._pipeline.vae, family._scheduler
+    vae = family._pipeline.vae
     with torch.no_grad(), fast_autocast():
         x_0 = vae.encode(to_model(pictures)).latent_dist.mode().float() * vae.config.scaling_factor
-    timesteps = torch.randint(scheduler.config.num_train_timesteps, (len(texts),), generator=noises)
+    timesteps = torch.randint(family.train_timesteps, (len(texts),), generator=noises)
     eps = torch.randn(x_0.shape, generator=noises)
-    x_t = scheduler.add_noise(x_0, eps, timesteps)
+    x_t = family.add_noise(x_0, eps, timesteps)
     is_empty = torch.rand(len(texts), generator=noises) < EMPTY_SHARE
     shown = ["" if empty else text for text, empty in zip(texts, is_empty, strict=True)]
     with fast_autocast(), sdpa_kernel(SDPBackend.MATH):

@@ -72,7 +72,7 @@ def update(
     run.kl_scale = algorithm.next_kl_scale(run.kl_scale, metrics["kl_per_step"])
     if config.replay:
         metrics["stale_share"] = 1 - transitions.fresh / len(transitions.prompts)
-    run.replay = transitions.kept(config.replay)
+    run.replay = transitions.kept(config.replay, place)
     if run.value is not None:
         metrics["value_loss"] = _fit_value(run, transitions)
     return metrics
@@ -182,12 +182,14 @@ class Transitions:
         state = torch.cat([self.state, alone])
         return replace(self, prompts=self.prompts + older["prompts"], state=state, **joined)
 
-    def kept(self, count: int) -> dict[str, Any] | None:
-        """The newest `count`, for the next epoch and for the state's file."""
+    def kept(self, count: int, place: tuple[object, ...]) -> dict[str, Any] | None:
+        """The newest `count`, for the next epoch and for the state's file; of one epoch any, not the first groups."""
         if not count:
             return None
-        tensors = {name: getattr(self, name)[:count].clone() for name in _KEPT}
-        return {"prompts": self.prompts[:count], "tensors": tensors}
+        fresh = torch.randperm(self.fresh, generator=generator(*place, "replay"))
+        rows = torch.cat([fresh, torch.arange(self.fresh, len(self.prompts))])[:count]
+        tensors = {name: getattr(self, name)[rows.to(self.state.device)] for name in _KEPT}
+        return {"prompts": [self.prompts[row] for row in rows.tolist()], "tensors": tensors}
 
     def evaluate(self, family: StableDiffusion15, rows: Tensor, sample: SampleConfig) -> Steps:
         """The stored steps under the present policy."""

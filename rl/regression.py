@@ -24,8 +24,8 @@ def update(
 ) -> dict[str, float]:
     """Add noise to each image `config.noises_per_image` times, and learn to predict it. Returns metrics.
 
-    As in pretraining the timestep is any of the schedule's, and there is no guidance: what is learned is the
-    prediction with a prompt, from which guidance then goes further away from the one without.
+    The timestep is any of the schedule's, and there is no guidance: what is learned is the prediction with a prompt,
+    from which guidance then goes further away from the one without. Pretraining shows empty prompts too; here none is.
     """
     family, images = run.family, len(trajectory.prompts)
     weights = algorithm.image_weights(scores).flatten().to(family.device)
@@ -66,6 +66,6 @@ def update(
         "loss": loss_sum / len(order),
         "denoising_error": error_sum / len(order),
         "reference_distance": distance_sum / len(order),
-        "effective_images": float(weights.sum() ** 2 / weights.square().sum()),
+        "effective_images": float(weights.sum() ** 2 / weights.square().sum().clamp(min=1e-12)),
         "grad_norm": grad_norm,
     }

@@ -69,7 +69,14 @@ class TrainingState:
             "train.lora_targets": list(config.lora_targets),
             "train.value_function": config.value_function,
             "sample.window": sample.window,
+            "train.replay": config.replay,
         }
+        if config.replay:  # an older transition's numbers were made with these
+            settings |= {
+                "sample.eta": sample.eta,
+                "sample.guidance": sample.guidance,
+                "train.algorithm": config.algorithm,
+            }
         run = cls(family, parameters, optimizer, value, value_optimizer, folder / "state.pt", settings)
         if run.path.exists():
             run._restore()

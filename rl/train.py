@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hitl.core.errors import ConfigError, TrainingError
 from rl import policy_gradient, regression
-from rl.algorithms.contract import Algorithm, Regression
+from rl.algorithms.contract import Algorithm, PolicyGradient, Regression
 from rl.config import SampleConfig, TrainConfig
 from rl.families.sd15 import StableDiffusion15
 from rl.randomness import generator
@@ -55,6 +55,8 @@ def train(
             f"{name} is set, but train.algorithm = {config.algorithm!r} learns from images and has no use for it.",
             hint=f"Set {name} back, or use an algorithm of policy gradient, such as dpok.",
         )
+    if config.replay and not is_regression:
+        _require_replay(algorithm, family, config)
     run = TrainingState.start(family, config, sample, folder, place, start_from)
     by_task: dict[str, list[str]] = {}
     for prompt, task in zip(prompts, tasks or [""] * len(prompts), strict=True):
@@ -83,6 +85,23 @@ def train(
         on_epoch(epoch + 1, metrics)  # before the state: a kill between the two repeats the epoch and tells it again
         run.save(epoch + 1)
     family.save_lora(folder)
+
+
+def _require_replay(algorithm: PolicyGradient, family: StableDiffusion15, config: TrainConfig) -> None:
+    """Raise a ConfigError where older transitions would teach something wrong."""
+    off = "Set train.replay = 0"
+    if not algorithm.has_ratio:
+        raise ConfigError(
+            f"train.replay is {config.replay}, but train.algorithm = {config.algorithm!r} is right for fresh samples "
+            "alone: it does not weigh an older one by how much likelier it is now.",
+            hint=f"{off}, or use dpok or ddpo_is.",
+        )
+    if family.dtype != torch.float32:
+        raise ConfigError(
+            f"train.replay is {config.replay}, but in {str(family.dtype).removeprefix('torch.')} an older transition's "
+            "log-probability is off by rounding, of the batch it was drawn in.",
+            hint=f"{off}, or model.dtype = float32.",
+        )
 
 
 def _checked(scores: Tensor, prompts: Sequence[str]) -> Float[Tensor, "images"]:

@@ -36,13 +36,15 @@ class PolicyGradient(Protocol):
 
     has_group_baseline: ClassVar[bool]
     """Whether `advantages` has subtracted the group's mean, so that a value function only adds to it."""
+    has_ratio: ClassVar[bool]
+    """Whether the loss weighs a step by how much likelier it is now: without it only fresh samples teach the truth."""
 
     def advantages(self, scores: Float[Tensor, "groups members"]) -> Float[Tensor, "groups members"]: ...
 
     def loss(self, steps: Steps) -> Float[Tensor, ""]: ...
 
     def next_kl_scale(self, scale: float, kl: float) -> float:
-        """The next epoch's `kl_scale`, from this one's and its KL per step in nats."""
+        """The next epoch's `kl_scale`, from this one's and its KL per step in nats; 1 without a budget."""
         ...
 
 

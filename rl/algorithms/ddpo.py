@@ -17,6 +17,7 @@ class DdpoIs:
     """DDPO_IS, Eq. (5): the clipped ratio of summed log-probabilities."""
 
     has_group_baseline: ClassVar[bool] = True
+    has_ratio: ClassVar[bool] = True
 
     clip_range: float = 0.2
     """How far the one-step policy ratio may move before its gradient stops."""
@@ -36,7 +37,7 @@ class DdpoIs:
         )
 
     def next_kl_scale(self, scale: float, kl: float) -> float:
-        return scale
+        return 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,7 @@ class DdpoSf:
     """DDPO_SF, Eq. (4): the score function alone; right for one update on fresh samples."""
 
     has_group_baseline: ClassVar[bool] = True
+    has_ratio: ClassVar[bool] = False
 
     advantage_clip: float = 5.0
     """Advantages are cut off here, in standard deviations."""
@@ -58,4 +60,4 @@ class DdpoSf:
         return score_function_loss(steps.log_prob, steps.advantages, weights=steps.weights)
 
     def next_kl_scale(self, scale: float, kl: float) -> float:
-        return scale
+        return 1.0

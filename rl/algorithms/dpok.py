@@ -22,6 +22,7 @@ class Dpok:
     """
 
     has_group_baseline: ClassVar[bool] = True
+    has_ratio: ClassVar[bool] = True
 
     clip_range: float = 0.2
     """How far the one-step policy ratio may move before its gradient stops."""
@@ -57,15 +58,19 @@ class Dpok:
         kl = steps.kl
         if self.kl_cap > 0:
             kl = kl * (self.kl_cap / steps.kl_per_distance).clamp(max=1)
-        return surrogate + self.kl_weight * steps.kl_scale * kl.mean()
+        scale = steps.kl_scale if self.kl_target > 0 else 1.0
+        return surrogate + self.kl_weight * scale * kl.mean()
 
     def next_kl_scale(self, scale: float, kl: float) -> float:
-        """The rule of PPO's adaptive penalty (arXiv:1707.06347, section 4)."""
+        """The rule of PPO's adaptive penalty (arXiv:1707.06347, section 4), from 1/1024 to 1024.
+
+        A policy that is still the reference has spent nothing of its budget yet, and says nothing of the price.
+        """
         if self.kl_target == 0:
-            return scale
+            return 1.0
         if kl > 1.5 * self.kl_target:
-            return 2 * scale
-        return scale / 2 if kl < self.kl_target / 1.5 else scale
+            return min(2 * scale, 1024.0)
+        return max(scale / 2, 1 / 1024) if 0 < kl < self.kl_target / 1.5 else scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +82,7 @@ class DpokAuthors:
     """
 
     has_group_baseline: ClassVar[bool] = False
+    has_ratio: ClassVar[bool] = True
 
     clip_range: float = 1e-4
     """How far the ratio of *averaged* log-probabilities may move: clip_range x latent size in nats."""
@@ -97,7 +103,7 @@ class DpokAuthors:
         surrogate = clamped_ratio_loss(
             steps.log_prob / steps.dims, steps.old_log_prob / steps.dims, steps.advantages, clip_range=self.clip_range
         )
-        return self.reward_weight * surrogate + self.kl_weight * steps.kl_scale * steps.noise_mse.mean()
+        return self.reward_weight * surrogate + self.kl_weight * steps.noise_mse.mean()
 
     def next_kl_scale(self, scale: float, kl: float) -> float:
-        return scale
+        return 1.0

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -25,7 +24,8 @@ class Rwr:
     beta: float = 1.0
     """How much more a better image counts: exp(beta) for each standard deviation of the scores within a group."""
     top_share: float = 0.0
-    """Instead of that, learn from this share of each group alone, its best, all alike (DDPO's RWR_sparse). 0: off."""
+    """Instead of that, learn from this share of each group alone, its best, all alike, with those that are as good as
+    the last of them. 0: off."""
 
     def __post_init__(self) -> None:
         require_price("beta", self.beta)
@@ -37,10 +37,15 @@ class Rwr:
 
     def image_weights(self, scores: Float[Tensor, "groups members"]) -> Float[Tensor, "groups members"]:
         if self.top_share > 0:
-            best = max(1, round(self.top_share * scores.shape[1]))
-            weights = torch.zeros_like(scores).scatter(1, scores.topk(best, dim=1).indices, 1.0)
+            members = scores.shape[1]
+            best = min(max(1, round(self.top_share * members)), members - 1)
+            weights = (
+                scores >= scores.topk(best, dim=1).values[:, -1:]
+            ).float()  # with all that are as good as the last
+            weights = weights / weights.sum(dim=1, keepdim=True)
         else:
-            weights = (self.beta * group_advantages(scores)).exp()
+            exponents = self.beta * group_advantages(scores)
+            weights = (exponents - exponents.max()).exp()  # the largest is 1: none is infinite
         return weights / weights.mean()
 
     def loss(self, denoised: Denoised) -> Float[Tensor, ""]:

@@ -185,7 +185,9 @@ class StableDiffusion15:
         self, x_0: Float[Tensor, "batch c h w"], eps: Float[Tensor, "batch c h w"], timesteps: Int[Tensor, "batch"]
     ) -> Float[Tensor, "batch c h w"]:
         """x_t of the forward process: sqrt(alpha-bar) x_0 + sqrt(1 - alpha-bar) eps."""
-        return self._scheduler.add_noise(x_0, eps, timesteps)
+        # Not by the scheduler: its own add_noise moves the scheduler's table to the device of x_0 and leaves it there.
+        alpha_bar = self._scheduler.alphas_cumprod.to(x_0.device)[timesteps].reshape(-1, 1, 1, 1)
+        return alpha_bar.sqrt() * x_0 + (1 - alpha_bar).sqrt() * eps
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Float[Tensor, "batch tokens width"]:

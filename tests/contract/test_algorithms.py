@@ -101,11 +101,12 @@ def test_kl_costs_its_mean_times_its_weight_or_nothing(algorithm):
     kl = getattr(STEPS, field).clone().requires_grad_()
     loss = algorithm.loss(replace(STEPS, log_prob=OLD.clone().requires_grad_(), kl_scale=3.0, **{field: kl}))
     (gradient,) = torch.autograd.grad(loss, kl, materialize_grads=True)
-    torch.testing.assert_close(gradient, torch.full((3,), 3 * getattr(algorithm, "kl_weight", 0.0) / 3))
+    torch.testing.assert_close(gradient, torch.full((3,), getattr(algorithm, "kl_weight", 0.0) / 3))
 
 
-def test_an_algorithm_without_a_kl_budget_leaves_its_price_alone(algorithm):
-    assert [algorithm.next_kl_scale(0.5, kl) for kl in (0.0, 10.0)] == [0.5, 0.5]
+def test_without_a_kl_budget_the_scale_of_an_earlier_one_is_forgotten(algorithm):
+    assert [algorithm.next_kl_scale(16.0, kl) for kl in (0.0, 10.0)] == [1.0, 1.0]
+    assert float(algorithm.loss(replace(STEPS, kl_scale=16.0))) == float(algorithm.loss(STEPS))
 
 
 def test_a_capped_kl_charges_no_step_more_than_the_cap():
@@ -118,6 +119,12 @@ def test_a_kl_budget_doubles_the_price_above_it_and_halves_it_below():
     """Target 0.3: the price stays between 0.2 and 0.45."""
     algorithm = Dpok(kl_target=0.3)
     assert [algorithm.next_kl_scale(4.0, kl) for kl in (0.1, 0.21, 0.3, 0.44, 0.46)] == [2.0, 4.0, 4.0, 4.0, 8.0]
+    assert algorithm.next_kl_scale(4.0, 0.0) == 4.0  # nothing is spent yet
+    assert algorithm.next_kl_scale(1024.0, 9.0) == 1024.0
+    assert algorithm.next_kl_scale(1 / 1024, 0.1) == 1 / 1024
+    plain, priced = (float(replace(algorithm, kl_weight=weight).loss(STEPS)) for weight in (1e-9, 0.01))
+    scaled = float(algorithm.loss(replace(STEPS, kl_scale=4.0)))
+    assert scaled - plain == pytest.approx(4 * (priced - plain), rel=1e-3)
     with pytest.raises(ConfigError, match="a kl_weight of 0 stays 0"):
         Dpok(kl_target=0.3, kl_weight=0.0)
 
@@ -173,6 +180,10 @@ def test_rwrs_weights_by_hand():
     torch.testing.assert_close(weights, torch.tensor([[math.exp(-2) / mean, math.exp(2) / mean]]))
     best = Rwr(top_share=0.25).image_weights(torch.tensor([[0.3, 0.1, 0.9, 0.2], [4.0, 1.0, 2.0, 3.0]]))
     assert best.tolist() == [[0, 0, 4, 0], [4, 0, 0, 0]]
+    tied = Rwr(top_share=0.25).image_weights(torch.tensor([[2.0, 2.0, 2.0, 2.0], [1.0, 3.0, 3.0, 2.0]]))
+    assert tied.tolist() == [[1, 1, 1, 1], [0, 2, 2, 0]]  # no order of the images decides
+    steep = Rwr(beta=100.0).image_weights(torch.cat([torch.zeros(15, 8), torch.eye(8)[:1]]))
+    assert torch.isfinite(steep).all()
 
 
 def test_sfts_weights_and_both_its_regularisers_by_hand():

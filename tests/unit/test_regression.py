@@ -73,6 +73,20 @@ def test_noise_is_added_and_predicted_as_by_stock_diffusers(tmp_path: Path):
     assert metrics["reference_distance"] == 0
 
 
+def test_adding_noise_leaves_the_schedulers_table_where_it_is():
+    """diffusers' own moves it to the device of the images, where drawing then no longer finds it."""
+    pipeline = build_pipeline()
+    family = StableDiffusion15(pipeline, torch.device("cpu"))
+    table = family._scheduler.alphas_cumprod
+    noised = family.add_noise(torch.ones(2, 4, 8, 8), torch.zeros(2, 4, 8, 8), torch.tensor([0, 999]))
+    assert family._scheduler.alphas_cumprod is table
+    expected = pipeline.scheduler.add_noise(torch.ones(2, 4, 8, 8), torch.zeros(2, 4, 8, 8), torch.tensor([0, 999]))
+    torch.testing.assert_close(noised, expected)
+    moved = family.add_noise(*(torch.empty(2, 4, 8, 8, device="meta") for _ in range(2)), torch.tensor([0, 999]))
+    assert moved.device.type == "meta"
+    assert family.schedule(5)[1].device.type == "cpu"
+
+
 def test_latents_are_those_of_the_images():
     family = build_family()
     trajectory = collect(family, PROMPTS, 2, SAMPLE, PLACE)

@@ -400,6 +400,25 @@ def test_replay_learns_from_the_newest_transitions_again_as_they_were_drawn(tmp_
     assert kept["prompts"][8:] == before["prompts"][:3]
 
 
+def test_replay_is_refused_where_older_transitions_teach_something_wrong(tmp_path: Path):
+    config = replace(TRAIN, replay=8, algorithm="ddpo_sf")
+    with pytest.raises(ConfigError, match="'ddpo_sf' is right for fresh samples alone"):
+        run(tmp_path, algorithm=DdpoSf(), config=config, sample=QUICK)
+    with pytest.raises(ConfigError, match="in bfloat16 an older transition's log-probability is off"):
+        run(tmp_path, family=Half(), config=config, sample=APART)
+    run(tmp_path, config=replace(TRAIN, replay=8, epochs=1), sample=QUICK)
+    for changed, sample in (({"replay": 4}, QUICK), ({}, replace(QUICK, eta=0.5)), ({}, replace(QUICK, guidance=2.0))):
+        with pytest.raises(ConfigError, match=r"(train.replay|sample.eta|sample.guidance) is .* begun with"):
+            run(tmp_path, config=replace(TRAIN, **{"replay": 8, **changed}), sample=sample)
+
+
+def test_of_one_epoch_replay_keeps_any_transitions_and_not_the_first_prompts(tmp_path: Path):
+    run(tmp_path, config=replace(TRAIN, replay=12, epochs=1, prompts_per_epoch=6), sample=QUICK, prompts=list("abcdef"))
+    kept = torch.load(tmp_path / "state.pt", weights_only=True)["replay"]["prompts"]
+    assert len(kept) == 12  # of 24: the first would be 4 of each of 3 prompts
+    assert len(set(kept)) > 3
+
+
 def test_replay_is_not_carried_into_a_round_with_another_reward(tmp_path: Path):
     run(tmp_path / "one", config=replace(TRAIN, replay=8), sample=QUICK)
     metrics = run(tmp_path / "two", config=replace(TRAIN, replay=8), sample=QUICK, start_from=tmp_path / "one")
@@ -551,7 +570,9 @@ class Killed(BaseException):
 
 def test_interrupted_equals_uninterrupted_bit_for_bit(tmp_path: Path):
     config = replace(TRAIN, epochs=4, updates_per_epoch=2, value_function=True, replay=5)
-    whole = run(tmp_path / "whole", config=config, sample=QUICK)
+    algorithm = Dpok(kl_target=1e-3)
+    whole = run(tmp_path / "whole", algorithm=algorithm, config=config, sample=QUICK)
+    assert len({values["kl_scale"] for values in whole}) > 1
     told: dict[int, dict[str, float]] = {}
     batches: list[Tensor] = []
 
@@ -568,9 +589,9 @@ def test_interrupted_equals_uninterrupted_bit_for_bit(tmp_path: Path):
 
     for _ in range(2):
         with pytest.raises(Killed):
-            run(tmp_path / "parts", config=config, sample=QUICK, reward=reward, on_epoch=tell)
+            run(tmp_path / "parts", algorithm=algorithm, config=config, sample=QUICK, reward=reward, on_epoch=tell)
         assert not (tmp_path / "parts" / LORA_FILE).exists()
-    run(tmp_path / "parts", config=config, sample=QUICK, reward=reward, on_epoch=tell)
+    run(tmp_path / "parts", algorithm=algorithm, config=config, sample=QUICK, reward=reward, on_epoch=tell)
     assert len(batches) == 6
     assert torch.equal(batches[1], batches[2])
     metrics = [told[epoch] for epoch in sorted(told)]
