@@ -9,9 +9,9 @@ from torch.nn import functional as F
 class ValueNetwork(nn.Module):
     """A small network on the latent, the mean text embedding and the step's index.
 
-    Deviations: under an algorithm with a group baseline it predicts the normalised advantage, not the score; and the authors gate every layer
-    by a step embedding and take CLIP L/14's text feature, where here the step is one more input, and the text feature
-    is the mean of the model's own embedding.
+    Deviations: under an algorithm with a group baseline it predicts the normalised advantage, not the score; and the
+    authors gate every layer by a step embedding and take CLIP L/14's text feature, where here the step is one more
+    input, and the text feature is the mean of the model's own embedding.
     """
 
     def __init__(self, latent_dims: int, text_width: int, steps: int, width: int = 256) -> None:

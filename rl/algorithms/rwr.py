@@ -39,9 +39,8 @@ class Rwr:
         if self.top_share > 0:
             members = scores.shape[1]
             best = min(max(1, round(self.top_share * members)), members - 1)
-            weights = (
-                scores >= scores.topk(best, dim=1).values[:, -1:]
-            ).float()  # with all that are as good as the last
+            # All that are as good as the last of the best are among them: no order of the images decides.
+            weights = (scores >= scores.topk(best, dim=1).values[:, -1:]).float()
             weights = weights / weights.sum(dim=1, keepdim=True)
         else:
             exponents = self.beta * group_advantages(scores)

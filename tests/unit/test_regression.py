@@ -82,7 +82,8 @@ def test_adding_noise_leaves_the_schedulers_table_where_it_is():
     assert family._scheduler.alphas_cumprod is table
     expected = pipeline.scheduler.add_noise(torch.ones(2, 4, 8, 8), torch.zeros(2, 4, 8, 8), torch.tensor([0, 999]))
     torch.testing.assert_close(noised, expected)
-    moved = family.add_noise(*(torch.empty(2, 4, 8, 8, device="meta") for _ in range(2)), torch.tensor([0, 999]))
+    elsewhere = torch.empty(2, 4, 8, 8, device="meta")
+    moved = family.add_noise(elsewhere, elsewhere, torch.tensor([0, 999]))
     assert moved.device.type == "meta"
     assert family.schedule(5)[1].device.type == "cpu"
 
