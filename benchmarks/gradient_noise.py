@@ -35,7 +35,7 @@ from data.world.verifier import judge
 from hitl.config import RunConfig
 from rl.algorithms.dpok import Dpok
 from rl.config import TrainConfig
-from rl.families.sd15 import StableDiffusion15
+from rl.families.loading import load_family
 from rl.policy_gradient import update
 from rl.rollout import Trajectory, collect
 from rl.state import TrainingState
@@ -90,9 +90,7 @@ def measure(name: str, epochs: int) -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         # One policy each: a value function learns from one reward.
         states = {
-            reward: TrainingState.start(
-                StableDiffusion15.load("starter"), config, sample, Path(folder) / reward, (0, 1), None
-            )
+            reward: TrainingState.start(load_family("starter"), config, sample, Path(folder) / reward, (0, 1), None)
             for reward in rewards
         }
         for epoch in range(epochs):

@@ -30,7 +30,7 @@ from data.workspace import STAGES, Workspace
 from data.world.captions import prompts
 from data.world.verifier import judge
 from hitl.config import load_config
-from rl.families.sd15 import StableDiffusion15
+from rl.families.loading import load_family
 from rl.rollout import draw
 
 _GRID_COLUMNS = 8
@@ -111,7 +111,7 @@ def _round(workspace: Workspace, number: int) -> dict[str, Any]:
 def planted_bias(workspace: Workspace, number: int) -> dict[str, Any]:
     """Exact verdicts of the reference and of that round's policy on the bias's prompts, sampled as a round does it."""
     config = load_config(workspace.round_dir(number) / "config.toml", [])
-    family = StableDiffusion15.load(config.model.name)
+    family = load_family(config.model.name)
     found: dict[str, Any] = {}
     for subject in ("reference", "policy"):
         if subject == "policy":

@@ -18,7 +18,8 @@ from benchmarks.machine import describe
 from data.bootstrap import cluster_interval
 from data.world.captions import TASKS, prompts
 from data.world.verifier import CLEAN_FIT, judge, read
-from rl.families.sd15 import StableDiffusion15
+from rl.families.family import Family
+from rl.families.loading import load_family
 from rl.pretrain.vae import save_grid
 from rl.rollout import draw
 
@@ -31,7 +32,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--grid", type=Path)
     arguments = parser.parse_args()
-    family = StableDiffusion15.load(arguments.model)
+    family = load_family(arguments.model)
     tasks: dict[str, Any] = {}
     shown: list[np.ndarray] = []
     for task in TASKS:
@@ -55,7 +56,7 @@ def main() -> None:
         save_grid(arguments.grid, np.stack(shown[:64]), columns=16)
 
 
-def draw_pictures(family: StableDiffusion15, texts: list[str], images: int) -> np.ndarray:
+def draw_pictures(family: Family, texts: list[str], images: int) -> np.ndarray:
     """The first picture of each text, then the second of each, ...: uint8 (images * texts, 64, 64, 3)."""
     seeds = [("benchmark", text, index) for index in range(images) for text in texts]
     drawn = draw(family, texts * images, steps=20, guidance=3.0, seeds=seeds, batch_size=32)
@@ -73,7 +74,7 @@ def judge_task(prompts: list[str], pictures: np.ndarray) -> dict[str, Any]:
     }
 
 
-def clean_shapes(family: StableDiffusion15) -> dict[str, Any]:
+def clean_shapes(family: Family) -> dict[str, Any]:
     """Share of pictures of "a {colour} {shape}" in which every shape seen is a clean one."""
     texts = [prompt.text for split in ("train", "held_out") for prompt in prompts("colour", split, 100)]
     clean = []
@@ -83,7 +84,7 @@ def clean_shapes(family: StableDiffusion15) -> dict[str, Any]:
     return cluster_interval(clean, texts).to_dict()
 
 
-def planted_bias(family: StableDiffusion15) -> dict[str, Any]:
+def planted_bias(family: Family) -> dict[str, Any]:
     """Exact verdicts on all prompts of the planted bias, trained-on ones too: the held-out ones are very few."""
     texts = [prompt.text for split in ("train", "held_out") for prompt in prompts("bias", split, 100)]
     return judge_task(texts, draw_pictures(family, texts, 32))["exact"]

@@ -28,9 +28,10 @@ from data.world.captions import TASKS, prompts, scene_of
 from data.world.scenes import render
 from data.world.verifier import judge
 from hitl.config import RunConfig
-from rl.families.sd15 import StableDiffusion15
+from rl.families.family import Family
+from rl.families.loading import load_family
 from rl.pretrain.diffusion import EMPTY_SHARE
-from rl.pretrain.vae import fast_autocast, set_rate, to_model, trapezoid
+from rl.pretrain.vae import fast_autocast, set_rate, trapezoid
 from rl.randomness import generator
 from rl.rollout import draw
 
@@ -68,7 +69,7 @@ def learn(
 ) -> Iterator[dict[str, Any]]:
     """Fine-tune on right pictures; yields the verdicts at step 0 and every `every` steps."""
     config = RunConfig()
-    family = StableDiffusion15.load("starter")
+    family = load_family("starter")
     if weights == "lora":
         parameters = family.add_lora(rank=config.train.lora_rank, targets=config.train.lora_targets, seed=0)
     else:
@@ -99,23 +100,19 @@ def learn(
         seconds += time.monotonic() - started
 
 
-def denoising_loss(
-    family: StableDiffusion15, pictures: np.ndarray, texts: Sequence[str], noises: torch.Generator
-) -> torch.Tensor:
-    vae = family._pipeline.vae
+def denoising_loss(family: Family, pictures: np.ndarray, texts: Sequence[str], noises: torch.Generator) -> torch.Tensor:
     with torch.no_grad(), fast_autocast():
-        x_0 = vae.encode(to_model(pictures)).latent_dist.mode().float() * vae.config.scaling_factor
-    timesteps = torch.randint(family.train_timesteps, (len(texts),), generator=noises)
-    eps = torch.randn(x_0.shape, generator=noises)
-    x_t = family.add_noise(x_0, eps, timesteps)
+        x_0 = family.encode(torch.from_numpy(pictures).permute(0, 3, 1, 2))
+    levels = torch.randint(family.process.levels, (len(texts),), generator=noises)
+    x_t, timesteps, target = family.process.noised(x_0, torch.randn(x_0.shape, generator=noises), levels)
     is_empty = torch.rand(len(texts), generator=noises) < EMPTY_SHARE
     shown = ["" if empty else text for text, empty in zip(texts, is_empty, strict=True)]
     with fast_autocast(), sdpa_kernel(SDPBackend.MATH):
-        predicted = family.predict_noise(x_t, timesteps, family.encode(shown), guidance=1.0)
-    return F.mse_loss(predicted, eps)
+        predicted = family.predict(x_t, timesteps, shown, guidance=1.0)
+    return F.mse_loss(predicted, target)
 
 
-def exact_verdicts(family: StableDiffusion15, judged: Sequence[Prompt], config: RunConfig) -> dict[str, Any]:
+def exact_verdicts(family: Family, judged: Sequence[Prompt], config: RunConfig) -> dict[str, Any]:
     """By split: all prompts, and each task; from seeds that do not depend on the step, sampled as a round judges."""
     wanted = [(p, index) for p in judged for index in range(config.evaluate.images_per_prompt)]
     texts = [prompt.text for prompt, _ in wanted]

@@ -20,6 +20,7 @@ from data import RATING_KINDS
 from hitl.core.errors import ConfigError
 from hitl.core.registry import closest
 from reward_models.config import RewardFitConfig
+from rl import FAMILIES
 from rl.config import SampleConfig, TrainConfig
 
 
@@ -43,15 +44,20 @@ class ModelConfig:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     name: str = "starter"
-    """`starter`, a folder in diffusers' format, or a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5."""
-    family: str = "sd15"
-    """Name in the registry of model families."""
+    """`starter`, a folder in diffusers' format, a hub id such as stable-diffusion-v1-5/stable-diffusion-v1-5, or a
+    single .safetensors file."""
+    family: str = "auto"
+    """`auto` asks the model; else a name in the registry of model families: sd15 (1.x and 2.x), sdxl, sd3."""
+    config: str = ""
+    """Of a single .safetensors file: a folder or hub id of the same kind of model, for its tokenizers and settings.
+    Empty takes the kind's usual one from the hub."""
     device: str = "auto"
     """`auto` takes cuda when there is one; else cpu, cuda or cuda:N."""
     dtype: str = "float32"
     """float32, or float16 / bfloat16 for the frozen weights on a GPU. The LoRA and all of the RL stay float32."""
 
     def __post_init__(self) -> None:
+        _one_of(("auto", *FAMILIES.names()), "model.family", self.family)
         _one_of(("float32", "float16", "bfloat16"), "model.dtype", self.dtype)
         if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device):
             raise ConfigError(f"model.device is {self.device!r}.", hint="Use auto, cpu, cuda or cuda:N.")

@@ -9,10 +9,19 @@ ALGORITHMS = Registry(
         "dpok_authors": "rl.algorithms.dpok:DpokAuthors",
         "ddpo_is": "rl.algorithms.ddpo:DdpoIs",
         "ddpo_sf": "rl.algorithms.ddpo:DdpoSf",
+        "nft": "rl.algorithms.nft:Nft",
         "rwr": "rl.algorithms.rwr:Rwr",
         "sft": "rl.algorithms.sft:Sft",
     },
     group="hitl.algorithms",
 )
 
-FAMILIES = Registry("model family", {"sd15": "rl.families.sd15:StableDiffusion15"}, group="hitl.families")
+FAMILIES = Registry(
+    "model family",
+    {
+        "sd15": "rl.families.sd15:StableDiffusion15",
+        "sdxl": "rl.families.sdxl:StableDiffusionXL",
+        "sd3": "rl.families.sd3:StableDiffusion3",
+    },
+    group="hitl.families",
+)

@@ -1,10 +1,61 @@
-"""One step of DDIM as a Gaussian policy: its mean and standard deviation, log-probability, and KL. Pure functions."""
+"""A step of DDIM, the sampler of Stable Diffusion 1.x, 2.x and XL, as a Gaussian, and the noising it undoes."""
 
-import math
+from typing import Any
 
 import torch
+from diffusers import DDIMScheduler
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from hitl.core.errors import ModelLoadError
+from rl.gaussian import Schedule
+
+
+class Ddim:
+    """The process of a model of noise or of velocity: x_t = sqrt(alpha-bar) x_0 + sqrt(1 - alpha-bar) eps, and back."""
+
+    def __init__(self, scheduler_config: Any) -> None:
+        predicts = scheduler_config.get("prediction_type", "epsilon")
+        if predicts not in ("epsilon", "v_prediction"):
+            raise ModelLoadError(
+                f"The model predicts {predicts!r}, but only 'epsilon' and 'v_prediction' can be trained.",
+                hint="Use a model of Stable Diffusion 1.x, 2.x or XL that predicts noise or velocity.",
+            )
+        self._predicts_velocity = predicts == "v_prediction"
+        self._scheduler = DDIMScheduler.from_config(scheduler_config)
+        self.levels: int = self._scheduler.config.num_train_timesteps
+
+    def schedule(self, steps: int, *, eta: float, window: int) -> Schedule:
+        self._scheduler.set_timesteps(steps)
+        timesteps = self._scheduler.timesteps.cpu()
+        cumulative = self._scheduler.alphas_cumprod
+        final = torch.as_tensor(self._scheduler.final_alpha_cumprod)
+        return ddim_schedule(
+            timesteps,
+            alpha_bars(cumulative, final, timesteps),
+            alpha_bars(cumulative, final, previous_timesteps(timesteps, self.levels)),
+            eta=eta,
+            window=window,
+            predicts_velocity=self._predicts_velocity,
+        )
+
+    def noised(
+        self, x_0: Float[Tensor, "batch c h w"], eps: Float[Tensor, "batch c h w"], levels: Int[Tensor, "batch"]
+    ) -> tuple[Float[Tensor, "batch c h w"], Int[Tensor, "batch"], Float[Tensor, "batch c h w"]]:
+        signal, noise = self._signal_and_noise(levels, x_0.device)
+        target = signal * eps - noise * x_0 if self._predicts_velocity else eps
+        return signal * x_0 + noise * eps, levels, target
+
+    def clean(
+        self, x_t: Float[Tensor, "batch c h w"], output: Float[Tensor, "batch c h w"], timesteps: Int[Tensor, "batch"]
+    ) -> Float[Tensor, "batch c h w"]:
+        signal, noise = self._signal_and_noise(timesteps, x_t.device)
+        return signal * x_t - noise * output if self._predicts_velocity else (x_t - noise * output) / signal
+
+    def _signal_and_noise(self, timesteps: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        # Not by the scheduler: its own add_noise moves the scheduler's table to the device of x_0 and leaves it there.
+        alpha_bar = self._scheduler.alphas_cumprod.to(device)[timesteps].reshape(-1, 1, 1, 1)
+        return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
 
 
 def ddim_sigma(
@@ -14,54 +65,41 @@ def ddim_sigma(
     return eta * ((1 - alpha_bar_prev) / (1 - alpha_bar_t)).sqrt() * (1 - alpha_bar_t / alpha_bar_prev).sqrt()
 
 
-def ddim_mean_std(
-    x_t: Float[Tensor, "batch c h w"],
-    eps: Float[Tensor, "batch c h w"],
+def ddim_coefficients(
     alpha_bar_t: Float[Tensor, "batch"],
     alpha_bar_prev: Float[Tensor, "batch"],
+    sigma: Float[Tensor, "batch"],
+    *,
+    predicts_velocity: bool,
+) -> tuple[Float[Tensor, "batch"], Float[Tensor, "batch"]]:
+    """The step's mean is the first times x_t plus the second times the output. DDIM (arXiv:2010.02502), Eq. (12).
+
+    A velocity is v = sqrt(alpha-bar) eps - sqrt(1 - alpha-bar) x_0 (arXiv:2202.00512): x_0 and eps are linear in x_t
+    and v with bounded coefficients, also where alpha-bar is 0.
+    """
+    towards_noise = (1 - alpha_bar_prev - sigma**2).clamp(min=0).sqrt()
+    signal, noise = alpha_bar_t.sqrt(), (1 - alpha_bar_t).sqrt()
+    if predicts_velocity:  # x_0 = signal x_t - noise v, eps = noise x_t + signal v
+        x = alpha_bar_prev.sqrt() * signal + towards_noise * noise
+        return x, towards_noise * signal - alpha_bar_prev.sqrt() * noise
+    x = (alpha_bar_prev / alpha_bar_t).sqrt()  # x_0 = (x_t - noise eps) / signal, Eq. (9)
+    return x, towards_noise - x * noise
+
+
+def ddim_schedule(
+    timesteps: Int[Tensor, "steps"],
+    alpha_bar_t: Float[Tensor, "steps"],
+    alpha_bar_prev: Float[Tensor, "steps"],
     *,
     eta: float,
-) -> tuple[Float[Tensor, "batch c h w"], Float[Tensor, "batch"]]:
-    """Mean and std of x_{t-1} given x_t. DDIM (arXiv:2010.02502), Eqs. (12) and (16).
-
-    Deviations: none.
-    """
-    a_t, a_prev = (a.reshape(-1, 1, 1, 1) for a in (alpha_bar_t, alpha_bar_prev))
-    sigma = ddim_sigma(a_t, a_prev, eta=eta)
-    x_0 = (x_t - (1 - a_t).sqrt() * eps) / a_t.sqrt()  # Eq. (9)
-    return a_prev.sqrt() * x_0 + (1 - a_prev - sigma**2).sqrt() * eps, sigma.flatten()  # Eq. (12)
-
-
-def eps_coefficient(
-    alpha_bar_t: Float[Tensor, "batch"], alpha_bar_prev: Float[Tensor, "batch"], *, eta: float
-) -> Float[Tensor, "batch"]:
-    """c_eps in mean = c_x x_t + c_eps eps: how far the mean moves with the predicted noise. Negative."""
-    sigma_squared = eta**2 * (1 - alpha_bar_prev) / (1 - alpha_bar_t) * (1 - alpha_bar_t / alpha_bar_prev)
-    return (1 - alpha_bar_prev - sigma_squared).sqrt() - (alpha_bar_prev / alpha_bar_t).sqrt() * (
-        1 - alpha_bar_t
-    ).sqrt()
-
-
-def gaussian_log_prob(
-    x: Float[Tensor, "batch *dims"], mean: Float[Tensor, "batch *dims"], std: Float[Tensor, "batch"]
-) -> Float[Tensor, "batch"]:
-    """log N(x; mean, std^2 I), *summed* over all but the batch axis.
-
-    ddpo-pytorch averages instead, so its ratio is the paper's to the power 1/(c*h*w); its clip range of 1e-4 goes with
-    that.
-    """
-    std = std.reshape(-1, *[1] * (x.ndim - 1))
-    return (-((x - mean) ** 2) / (2 * std**2) - std.log() - 0.5 * math.log(2 * math.pi)).flatten(1).sum(dim=1)
-
-
-def gaussian_kl(
-    mean: Float[Tensor, "batch *dims"], reference_mean: Float[Tensor, "batch *dims"], std: Float[Tensor, "batch"]
-) -> Float[Tensor, "batch"]:
-    """KL(N(mean, std^2 I) || N(reference_mean, std^2 I)) in nats, *summed* over all but the batch axis.
-
-    One term of the bound in Lemma 4.2 of DPOK (arXiv:2305.16381): both policies share the scheduler's std.
-    """
-    return ((mean - reference_mean) ** 2).flatten(1).sum(dim=1) / (2 * std**2)
+    window: int,
+    predicts_velocity: bool,
+) -> Schedule:
+    """The first `window` steps with noise, the rest without. In float64, as two of the coefficients are differences."""
+    before, after = alpha_bar_t.double(), alpha_bar_prev.double()
+    std = torch.where(torch.arange(len(before)) < window, ddim_sigma(before, after, eta=eta), 0.0)
+    x, output = ddim_coefficients(before, after, std, predicts_velocity=predicts_velocity)
+    return Schedule(timesteps=timesteps, x_coefficient=x.float(), output_coefficient=output.float(), std=std.float())
 
 
 def previous_timesteps(timesteps: Int[Tensor, "steps"], train_timesteps: int) -> Int[Tensor, "steps"]:

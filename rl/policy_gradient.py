@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from hitl.core.errors import ConfigError, TrainingError
 from rl.algorithms.contract import PolicyGradient, Steps
 from rl.config import SampleConfig, TrainConfig
-from rl.ddim import ddim_mean_std, ddim_sigma, eps_coefficient, gaussian_kl, gaussian_log_prob
-from rl.families.sd15 import StableDiffusion15
+from rl.families.family import Family
+from rl.gaussian import gaussian_kl, gaussian_log_prob, step_mean
 from rl.randomness import generator
 from rl.rollout import Trajectory
 from rl.state import TrainingState
@@ -79,8 +79,8 @@ def update(
 
 
 _KEPT = (
-    *("x_t", "x_prev", "timesteps", "alpha_bar", "alpha_bar_prev", "step"),
-    *("log_probs", "relative", "advantages", "weights", "reference_eps"),
+    *("x_t", "x_prev", "timesteps", "x_coefficient", "output_coefficient", "std", "step"),
+    *("log_probs", "relative", "advantages", "weights", "reference_output"),
 )
 """Tensors of `Transitions` that replay keeps."""
 
@@ -95,15 +95,16 @@ class Transitions:
     x_t: Tensor
     x_prev: Tensor
     timesteps: Tensor
-    alpha_bar: Tensor
-    alpha_bar_prev: Tensor
+    x_coefficient: Tensor
+    output_coefficient: Tensor
+    std: Tensor
     step: Tensor
     log_probs: Tensor
     relative: Tensor
     """Advantages before a value function is subtracted: what it learns to expect."""
     advantages: Tensor
     weights: Tensor
-    reference_eps: Tensor
+    reference_output: Tensor
     kl_scale: float
     fresh: int
     """The first so many are of this epoch, the others older."""
@@ -131,47 +132,47 @@ class Transitions:
         advantages = relative
         if run.value is not None and run.epoch_of_value > 0:
             with torch.no_grad():
-                expected = run.value(x_t, run.family.encode(prompts), step).reshape(*scores.shape, window)
+                expected = run.value(x_t, run.family.text_features(prompts), step).reshape(*scores.shape, window)
             if algorithm.has_group_baseline:  # then only what V adds to it counts
                 expected = expected - expected.mean(dim=1, keepdim=True)
             advantages = relative - expected.flatten()
-        before, after = trajectory.alpha_bar.to(device), trajectory.alpha_bar_prev.to(device)
+        schedule = trajectory.schedule.to(device)
         weights = torch.ones(window, device=device)
         if config.level_steps:
-            sigma = ddim_sigma(before, after, eta=sample.eta)
-            weights = sigma / eps_coefficient(before, after, eta=sample.eta).abs()
+            weights = schedule.std / schedule.output_coefficient.abs()
             weights = weights / weights.mean()
         self = cls(
             state=state,
             prompts=prompts,
             x_t=x_t,
             x_prev=trajectory.states[:, 1:].flatten(0, 1),
-            timesteps=trajectory.timesteps.to(device).repeat(images),
-            alpha_bar=before.repeat(images),
-            alpha_bar_prev=after.repeat(images),
+            timesteps=schedule.timesteps.repeat(images),
+            x_coefficient=schedule.x_coefficient.repeat(images),
+            output_coefficient=schedule.output_coefficient.repeat(images),
+            std=schedule.std.repeat(images),
             step=step,
             log_probs=trajectory.log_probs.flatten(),
             relative=relative,
             advantages=advantages,
             weights=weights.repeat(images),
-            reference_eps=torch.empty(0),
+            reference_output=torch.empty(0),
             kl_scale=run.kl_scale,
             fresh=len(prompts),
         )
-        self.reference_eps = self._reference_noise(run.family, config.batch_size, sample)
+        self.reference_output = self._predict_reference(run.family, config.batch_size, sample)
         return self
 
     @torch.no_grad()
-    def _reference_noise(self, family: StableDiffusion15, batch_size: int, sample: SampleConfig) -> Tensor:
-        """The reference's noise, once per state: it does not change while the policy learns."""
+    def _predict_reference(self, family: Family, batch_size: int, sample: SampleConfig) -> Tensor:
+        """The reference's output, once per state: it does not change while the policy learns."""
         states, of = self.state.unique(return_inverse=True)
         with family.reference():
-            noise = [self._noise(family, rows, sample) for rows in states.split(batch_size)]
-        return torch.cat(noise)[of]
+            outputs = [self._predict(family, rows, sample) for rows in states.split(batch_size)]
+        return torch.cat(outputs)[of]
 
-    def _noise(self, family: StableDiffusion15, states: Tensor, sample: SampleConfig) -> Tensor:
-        text = family.encode([self.prompts[row] for row in states.tolist()])
-        return family.predict_noise(self.x_t[states], self.timesteps[states], text, guidance=sample.guidance)
+    def _predict(self, family: Family, states: Tensor, sample: SampleConfig) -> Tensor:
+        prompts = [self.prompts[row] for row in states.tolist()]
+        return family.predict(self.x_t[states], self.timesteps[states], prompts, guidance=sample.guidance)
 
     def with_older(self, older: dict[str, Any] | None) -> "Transitions":
         """These, and behind them what `kept` gave of earlier epochs: advantages and log-probabilities as they were."""
@@ -191,37 +192,39 @@ class Transitions:
         tensors = {name: getattr(self, name)[rows.to(self.state.device)] for name in _KEPT}
         return {"prompts": [self.prompts[row] for row in rows.tolist()], "tensors": tensors}
 
-    def evaluate(self, family: StableDiffusion15, rows: Tensor, sample: SampleConfig) -> Steps:
+    def evaluate(self, family: Family, rows: Tensor, sample: SampleConfig) -> Steps:
         """The stored steps under the present policy."""
         states, of = self.state[rows].unique(return_inverse=True)
-        # The gradient of index_select, unlike that of eps[of], adds up in a fixed order on the CPU.
-        eps = self._noise(family, states, sample).index_select(0, of)
-        x_t, before, after = self.x_t[rows], self.alpha_bar[rows], self.alpha_bar_prev[rows]
-        mean, std = ddim_mean_std(x_t, eps, before, after, eta=sample.eta)
-        reference_mean, _ = ddim_mean_std(x_t, self.reference_eps[rows], before, after, eta=sample.eta)
+        # The gradient of index_select, unlike that of output[of], adds up in a fixed order on the CPU.
+        output = self._predict(family, states, sample).index_select(0, of)
+        reference = self.reference_output[rows]
+        x_t, std, coefficients = (
+            self.x_t[rows],
+            self.std[rows],
+            (self.x_coefficient[rows], self.output_coefficient[rows]),
+        )
+        mean = step_mean(x_t, output, *coefficients)
         return Steps(
             log_prob=gaussian_log_prob(self.x_prev[rows], mean, std),
             old_log_prob=self.log_probs[rows],
             advantages=self.advantages[rows],
             weights=self.weights[rows],
-            kl=gaussian_kl(mean, reference_mean, std),
-            kl_per_distance=eps_coefficient(before, after, eta=sample.eta) ** 2 / (2 * std**2),
-            noise_mse=(eps - self.reference_eps[rows]).square().flatten(1).mean(dim=1),
+            kl=gaussian_kl(mean, step_mean(x_t, reference, *coefficients), std),
+            kl_per_distance=self.output_coefficient[rows] ** 2 / (2 * std**2),
+            output_mse=(output - reference).square().flatten(1).mean(dim=1),
             dims=x_t[0].numel(),
             kl_scale=self.kl_scale,
         )
 
-    def recompute(
-        self, family: StableDiffusion15, batches: Sequence[Tensor], sample: SampleConfig
-    ) -> tuple[float, float]:
+    def recompute(self, family: Family, batches: Sequence[Tensor], sample: SampleConfig) -> tuple[float, float]:
         """Put the log-probabilities of the very batches that are learned from in place of the rollout's.
 
         In half precision a batch of another shape is rounded in other places. Returns |log ratio| of the two and what
         rounding explains of it, for the transition that is worst beside its own bound.
 
-        The bound: a log-probability moves by z |c_eps| / sigma per unit of the predicted noise. The noise and z are of
-        size 1, so an error in the last place of each of its D numbers, all pulling the same way, moves it by
-        |c_eps| / sigma x eps x D. Errors cancel mostly, which leaves room for guidance to multiply them.
+        The bound: a log-probability moves by z |c| / std per unit of the model's output, c its coefficient. The output
+        and z are of size 1, so an error in the last place of each of its D numbers, all pulling the same way, moves it
+        by |c| / std x eps x D. Errors cancel mostly, which leaves room for guidance to multiply them.
         """
         drawn = self.log_probs
         self.log_probs = drawn.clone()
@@ -229,8 +232,7 @@ class Transitions:
             # Not under no_grad: attention may choose another kernel, with other roundings, where no gradient is wanted.
             found = self.evaluate(family, rows, sample).log_prob.detach()
             self.log_probs[rows] = torch.where(rows < self.fresh, found, drawn[rows])
-        sigma = ddim_sigma(self.alpha_bar, self.alpha_bar_prev, eta=sample.eta)
-        reach = eps_coefficient(self.alpha_bar, self.alpha_bar_prev, eta=sample.eta).abs() / sigma
+        reach = self.output_coefficient.abs() / self.std
         allowed = reach * torch.finfo(family.dtype).eps * self.x_t[0].numel()
         error = (self.log_probs - drawn).abs()
         worst = int((error / allowed).argmax())  # nan counts as the largest
@@ -287,7 +289,7 @@ def _fit_value(run: TrainingState, transitions: Transitions) -> float:
     """Five passes of regression on the advantages before any value is subtracted; returns the last loss."""
     assert run.value is not None
     assert run.value_optimizer is not None
-    text = run.family.encode(transitions.prompts)
+    text = run.family.text_features(transitions.prompts)
     loss = torch.zeros(())
     for _ in range(5):
         loss = F.mse_loss(run.value(transitions.x_t, text, transitions.step), transitions.relative)

@@ -1,4 +1,4 @@
-"""Regression on one epoch's images, weighted by their scores: what rwr and sft share. No step has a probability."""
+"""Regression on one epoch's images by their scores: what rwr, sft and nft share. No step has a probability."""
 
 import math
 
@@ -36,25 +36,45 @@ def update(
             f"train.updates_per_epoch is {config.updates_per_epoch}, but an epoch has {len(order)} noised images.",
             hint="Use 1, or collect more images in an epoch.",
         )
-    timesteps = torch.randint(family.train_timesteps, (len(order),), generator=generator(*place, "timesteps"))
+    levels = torch.randint(family.process.levels, (len(order),), generator=generator(*place, "timesteps"))
     noise = torch.randn((len(order), *family.latent_shape), generator=generator(*place, "noise"))
+    x_0 = trajectory.latents[order]
+    x_t, timesteps, target = family.process.noised(x_0, noise.to(family.device), levels.to(family.device))
+    prompts = [trajectory.prompts[row] for row in order.tolist()]
+
+    def predict(part: Tensor) -> Tensor:
+        told = [prompts[row] for row in part.tolist()]
+        return family.predict(x_t[part], timesteps[part], told, guidance=1.0)
+
+    updates = [
+        rows.split(config.batch_size) for rows in torch.arange(len(order)).tensor_split(config.updates_per_epoch)
+    ]
+    with torch.no_grad():
+        with family.reference():
+            reference = torch.cat([predict(part) for parts in updates for part in parts])
+        if algorithm.learns_from_reference:
+            drawn = reference
+        elif config.updates_per_epoch > 1:  # with one update, the policy that learns is still the one that drew
+            drawn = torch.cat([predict(part) for parts in updates for part in parts])
+        else:
+            drawn = None
+        clean_per_output = family.process.clean(torch.zeros_like(x_t), torch.ones_like(x_t), timesteps)[:, 0, 0, 0]
     loss_sum = error_sum = distance_sum = grad_norm = 0.0
-    for rows in torch.arange(len(order)).tensor_split(config.updates_per_epoch):
+    for parts in updates:
         run.optimizer.zero_grad()
-        for part in rows.split(config.batch_size):
-            eps, t = noise[part].to(family.device), timesteps[part].to(family.device)
-            x_t = family.add_noise(trajectory.latents[order[part]], eps, t)
-            text = family.encode([trajectory.prompts[row] for row in order[part].tolist()])
-            with torch.no_grad(), family.reference():
-                reference = family.predict_noise(x_t, t, text, guidance=1.0)
-            predicted = family.predict_noise(x_t, t, text, guidance=1.0)
+        count = sum(map(len, parts))
+        for part in parts:
+            output = predict(part)
             denoised = Denoised(
-                error=(predicted - eps).square().flatten(1).mean(dim=1),
-                reference_distance=(predicted - reference).square().flatten(1).mean(dim=1),
+                output=output,
+                target=target[part],
+                drawn=output.detach() if drawn is None else drawn[part],
+                reference=reference[part],
+                clean_per_output=clean_per_output[part].abs(),
                 weights=weights[order[part]],
             )
             loss = algorithm.loss(denoised)
-            (loss * (len(part) / len(rows))).backward()
+            (loss * (len(part) / count)).backward()
             loss_sum += loss.item() * len(part)
             error_sum += float(denoised.error.detach().sum())
             distance_sum += float(denoised.reference_distance.detach().sum())

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from hitl.core.errors import ConfigError
 from rl.config import SampleConfig
-from rl.ddim import ddim_mean_std, ddim_sigma, gaussian_log_prob
-from rl.families.sd15 import StableDiffusion15
+from rl.families.family import Family
+from rl.gaussian import Schedule, gaussian_log_prob, step_mean
 from rl.randomness import generator
 
 SMALLEST_SIGMA = 1e-4
@@ -29,21 +29,20 @@ class Trajectory:
     latents: Float[Tensor, "batch c h w"]
     """Of the finished images."""
     log_probs: Float[Tensor, "batch window"]
-    timesteps: Int[Tensor, "window"]
-    alpha_bar: Float[Tensor, "window"]
-    alpha_bar_prev: Float[Tensor, "window"]
+    schedule: Schedule
+    """Of the stochastic steps."""
 
 
 def collect(
-    family: StableDiffusion15, prompts: Sequence[str], members: int, config: SampleConfig, place: tuple[object, ...]
+    family: Family, prompts: Sequence[str], members: int, config: SampleConfig, place: tuple[object, ...]
 ) -> Trajectory:
     """Draw `members` images of each prompt; `place` names the randomness (seed, round, epoch, ...).
 
     Raises:
         ConfigError: no step of the window has noise enough to be trained.
     """
-    timesteps, before, after = family.schedule(config.steps)
-    largest = float(ddim_sigma(before[: config.window], after[: config.window], eta=config.eta).max())
+    schedule = family.process.schedule(config.steps, eta=config.eta, window=config.window)
+    largest = float(schedule.std.max())
     if largest <= SMALLEST_SIGMA:
         raise ConfigError(
             f"No step can be trained: with sample.eta = {config.eta:g} the noise of the first {config.window} steps "
@@ -63,7 +62,7 @@ def collect(
         else:
             noise_seeds += [(*place, "steps", group, member) for member in range(members)]
     x = torch.cat(initial)
-    names = [prompt for prompt in prompts for _ in range(members)]
+    names: list[str] = [prompt for prompt in prompts for _ in range(members)]
     signs = [-1.0 if config.antithetic and member % 2 else 1.0 for _ in prompts for member in range(members)]
     starts = torch.arange(len(names)) // (members if config.shared_noise else 1)
     parts = [
@@ -72,32 +71,31 @@ def collect(
             names[i : i + config.batch_size],
             x[i : i + config.batch_size],
             starts[i : i + config.batch_size],
-            config,
+            schedule,
+            config.guidance,
             noise_seeds[i : i + config.batch_size],
             signs[i : i + config.batch_size],
         )
         for i in range(0, len(names), config.batch_size)
     ]
-    kept = parts[0][2].shape[1]
     return Trajectory(
         prompts=names,
         images=torch.cat([part[0] for part in parts]),
         states=torch.cat([part[1] for part in parts]),
         log_probs=torch.cat([part[2] for part in parts]),
         latents=torch.cat([part[3] for part in parts]),
-        timesteps=timesteps[:kept],
-        alpha_bar=before[:kept],
-        alpha_bar_prev=after[:kept],
+        schedule=schedule.first(parts[0][2].shape[1]),
     )
 
 
 @torch.no_grad()
 def _draw_batch(
-    family: StableDiffusion15,
-    prompts: Sequence[str],
+    family: Family,
+    prompts: list[str],
     x: Float[Tensor, "batch c h w"],
     starts: Int[Tensor, "batch"],
-    config: SampleConfig,
+    schedule: Schedule,
+    guidance: float,
     noise_seeds: Sequence[tuple[object, ...]],
     signs: Sequence[float],
 ) -> tuple[
@@ -106,11 +104,10 @@ def _draw_batch(
     Float[Tensor, "batch window"],
     Float[Tensor, "batch c h w"],
 ]:
-    text = family.encode(prompts)
-    timesteps, before, after = family.schedule(config.steps)
+    window = int((schedule.std > 0).sum())
     noise = torch.stack(
         [
-            sign * torch.randn((config.window, *family.latent_shape), generator=generator(*seed))
+            sign * torch.randn((window, *family.latent_shape), generator=generator(*seed))
             for sign, seed in zip(signs, noise_seeds, strict=True)
         ],
         dim=1,
@@ -120,23 +117,16 @@ def _draw_batch(
     # Neighbours of one start are one and the same until the first noise: their prediction is needed once.
     _, start, counts = torch.unique_consecutive(starts, return_inverse=True, return_counts=True)
     first, every = counts.cumsum(0) - counts, torch.arange(len(x))
-    batch = len(x)
-    for i, t in enumerate(timesteps):
+    steps = schedule.to(family.device)
+    for i, std in enumerate(schedule.std.tolist()):
         rows, of = (first, start) if i == 0 else (every, every)
-        times = t.expand(len(rows)).to(family.device)
-        eps = family.predict_noise(x[rows], times, text[rows], guidance=config.guidance)[of]
-        is_stochastic = i < config.window
-        mean, std = ddim_mean_std(
-            x,
-            eps,
-            before[i].expand(batch).to(family.device),
-            after[i].expand(batch).to(family.device),
-            eta=config.eta if is_stochastic else 0.0,
-        )
-        if is_stochastic and float(std[0]) > SMALLEST_SIGMA:
+        told = [prompts[row] for row in rows.tolist()]
+        output = family.predict(x[rows], steps.timesteps[i].expand(len(rows)), told, guidance=guidance)[of]
+        mean = step_mean(x, output, steps.x_coefficient[i].expand(len(x)), steps.output_coefficient[i].expand(len(x)))
+        if std > SMALLEST_SIGMA:
             # Latents stay float32, so what is stored is what the log-probability was computed from.
-            x = mean + std.reshape(-1, 1, 1, 1) * noise[i].to(family.device)
-            log_probs.append(gaussian_log_prob(x, mean, std))
+            x = mean + std * noise[i].to(family.device)
+            log_probs.append(gaussian_log_prob(x, mean, steps.std[i].expand(len(x))))
             states.append(x)
         else:
             x = mean
@@ -145,7 +135,7 @@ def _draw_batch(
 
 @torch.no_grad()
 def draw(
-    family: StableDiffusion15,
+    family: Family,
     prompts: Sequence[str],
     *,
     steps: int,
@@ -154,19 +144,17 @@ def draw(
     batch_size: int,
 ) -> UInt8[Tensor, "batch 3 height width"]:
     """Draw one image per prompt with deterministic DDIM (eta = 0), each from the initial noise its seed names."""
-    timesteps, before, after = family.schedule(steps)
+    schedule = family.process.schedule(steps, eta=0.0, window=0).to(family.device)
     images = []
     for start in range(0, len(prompts), batch_size):
         part = slice(start, start + batch_size)
-        text = family.encode(prompts[part])
         x = torch.stack([torch.randn(family.latent_shape, generator=generator(*seed)) for seed in seeds[part]]).to(
             family.device
         )
-        batch = len(x)
-        for t, a_t, a_prev in zip(timesteps, before, after, strict=True):
-            eps = family.predict_noise(x, t.expand(batch).to(family.device), text, guidance=guidance)
-            x, _ = ddim_mean_std(
-                x, eps, a_t.expand(batch).to(family.device), a_prev.expand(batch).to(family.device), eta=0.0
-            )
+        for t, x_coefficient, output_coefficient in zip(
+            schedule.timesteps, schedule.x_coefficient, schedule.output_coefficient, strict=True
+        ):
+            output = family.predict(x, t.expand(len(x)), prompts[part], guidance=guidance)
+            x = step_mean(x, output, x_coefficient.expand(len(x)), output_coefficient.expand(len(x)))
         images.append(family.decode(x))
     return torch.cat(images)

@@ -12,7 +12,7 @@ import torch
 from data.workspace import write_atomically
 from hitl.core.errors import ConfigError, TrainingError
 from rl.config import SampleConfig, TrainConfig
-from rl.families.sd15 import StableDiffusion15
+from rl.families.family import Family
 from rl.randomness import derive_seed
 from rl.value import ValueNetwork
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 class TrainingState:
     """The LoRA, its optimiser, the value function and its own, and how many epochs they have seen."""
 
-    family: StableDiffusion15
+    family: Family
     parameters: list[torch.nn.Parameter]
     optimizer: torch.optim.Optimizer
     value: ValueNetwork | None
@@ -41,7 +41,7 @@ class TrainingState:
     @classmethod
     def start(
         cls,
-        family: StableDiffusion15,
+        family: Family,
         config: TrainConfig,
         sample: SampleConfig,
         folder: Path,
@@ -60,7 +60,7 @@ class TrainingState:
         if config.value_function:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(derive_seed(*place, "value") % 2**31)
-                width = family.encode([""]).shape[-1]
+                width = family.text_features([""]).shape[-1]
                 value = ValueNetwork(math.prod(family.latent_shape), width, sample.window).to(family.device)
             value_optimizer = torch.optim.AdamW(value.parameters(), lr=1e-3)
         folder.mkdir(parents=True, exist_ok=True)

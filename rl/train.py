@@ -13,7 +13,7 @@ from hitl.core.errors import ConfigError, TrainingError
 from rl import policy_gradient, regression
 from rl.algorithms.contract import Algorithm, PolicyGradient, Regression
 from rl.config import SampleConfig, TrainConfig
-from rl.families.sd15 import StableDiffusion15
+from rl.families.family import Family
 from rl.randomness import generator
 from rl.rollout import collect
 from rl.state import TrainingState
@@ -22,7 +22,7 @@ Reward = Callable[[UInt8[Tensor, "batch 3 height width"], Sequence[str]], Float[
 
 
 def train(
-    family: StableDiffusion15,
+    family: Family,
     algorithm: Algorithm,
     reward: Reward,
     prompts: Sequence[str],
@@ -87,7 +87,7 @@ def train(
     family.save_lora(folder)
 
 
-def _require_replay(algorithm: PolicyGradient, family: StableDiffusion15, config: TrainConfig) -> None:
+def _require_replay(algorithm: PolicyGradient, family: Family, config: TrainConfig) -> None:
     """Raise a ConfigError where older transitions would teach something wrong."""
     off = "Set train.replay = 0"
     if not algorithm.has_ratio:

@@ -26,7 +26,7 @@ class ValueNetwork(nn.Module):
         )
 
     def forward(
-        self, x_t: Float[Tensor, "batch c h w"], text: Float[Tensor, "batch tokens width"], step: Int[Tensor, "batch"]
+        self, x_t: Float[Tensor, "batch c h w"], text: Float[Tensor, "batch width"], step: Int[Tensor, "batch"]
     ) -> Float[Tensor, "batch"]:
         one_hot = F.one_hot(step, self._steps).float()
-        return self.layers(torch.cat([x_t.flatten(1), text.float().mean(dim=1), one_hot], dim=1)).squeeze(1)
+        return self.layers(torch.cat([x_t.flatten(1), text, one_hot], dim=1)).squeeze(1)

@@ -72,7 +72,7 @@ def examine(workspace: Path | None) -> dict[str, Any]:
 
 def _model(name: str, problems: list[str]) -> str:
     """What the model needs before it can be loaded."""
-    from rl.families.sd15 import STARTER_FOLDER
+    from rl.families.loading import STARTER_FOLDER
 
     folder = STARTER_FOLDER if name == "starter" else Path(name)
     if folder.exists() or name == "starter":

@@ -17,7 +17,7 @@ from data.world.taste import taste
 from data.world.verifier import judge
 from hitl.stages.stage import Desk, Stage
 from reward_models.rewards.clip_head import ClipHead
-from rl.families.sd15 import StableDiffusion15
+from rl.families.family import Family
 from rl.rollout import draw
 
 GRID_PROMPTS_PER_TASK = 3
@@ -49,7 +49,7 @@ def run(stage: Stage, desk: Desk) -> None:
     stage.finish({"summary": summarise(everything)})
 
 
-def _draw(stage: Stage, family: StableDiffusion15) -> torch.Tensor:
+def _draw(stage: Stage, family: Family) -> torch.Tensor:
     """Images of every prompt, index by index; the seed of an image does not depend on the round or the model."""
     config = stage.config
     wanted = [
@@ -67,7 +67,7 @@ def _draw(stage: Stage, family: StableDiffusion15) -> torch.Tensor:
     )
 
 
-def _reference_images(stage: Stage, family: StableDiffusion15) -> torch.Tensor:
+def _reference_images(stage: Stage, family: Family) -> torch.Tensor:
     """The reference's images; the same in every round, so drawn once and kept under a hash of what they depend on."""
     config = stage.config
     depends_on = [

@@ -14,15 +14,15 @@ from data.pictures import read_picture
 from data.workspace import Workspace, write_atomically
 from hitl.config import RunConfig, parse_config
 from hitl.core.errors import ConfigError, WorkspaceError
-from rl import FAMILIES
-from rl.families.sd15 import StableDiffusion15
+from rl.families.family import Family
+from rl.families.loading import load_family
 
 
 @dataclass(slots=True)
 class Desk:
     """What a worker keeps between stages: the loaded model, so that it is loaded once in a run."""
 
-    families: dict[tuple[str, str, str, str], StableDiffusion15] = field(default_factory=dict)
+    families: dict[tuple[str, ...], Family] = field(default_factory=dict)
 
     def device(self, config: RunConfig) -> str:
         """Where the configuration's models run."""
@@ -30,13 +30,17 @@ class Desk:
             return "cuda" if torch.cuda.is_available() else "cpu"
         return config.model.device
 
-    def family(self, config: RunConfig) -> StableDiffusion15:
+    def family(self, config: RunConfig) -> Family:
         """The model of the configuration, without a LoRA."""
         device = self.device(config)
-        key = (config.model.family, config.model.name, device, config.model.dtype)
+        key = (config.model.family, config.model.name, config.model.config, device, config.model.dtype)
         if key not in self.families:
-            self.families[key] = FAMILIES.load(config.model.family).load(
-                config.model.name, device=device, dtype=getattr(torch, config.model.dtype)
+            self.families[key] = load_family(
+                config.model.name,
+                family=config.model.family,
+                config=config.model.config,
+                device=device,
+                dtype=getattr(torch, config.model.dtype),
             )
         self.families[key].drop_lora()
         return self.families[key]

@@ -19,11 +19,11 @@ class Steps:
     weights: Float[Tensor, "batch"]
     """Of the step in the policy's loss (`train.level_steps`)."""
     kl: Float[Tensor, "batch"]
-    """One-step KL to the reference in nats, with a gradient: `kl_per_distance` x the squared distance of the noises."""
+    """One-step KL to the reference in nats, with a gradient: `kl_per_distance` x the outputs' squared distance."""
     kl_per_distance: Float[Tensor, "batch"]
-    """c_eps^2 / (2 sigma^2)."""
-    noise_mse: Float[Tensor, "batch"]
-    """Mean square of the difference between the policy's noise and the reference's, with a gradient."""
+    """c^2 / (2 std^2), c the coefficient of the model's output in the step's mean."""
+    output_mse: Float[Tensor, "batch"]
+    """Mean square of the difference between the policy's output and the reference's, with a gradient."""
     dims: int
     """Numbers in one latent."""
     kl_scale: float
@@ -50,14 +50,30 @@ class PolicyGradient(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Denoised:
-    """Images of an epoch with noise added, as the present policy denoises them, one number each."""
+    """Images of an epoch with noise added, and what the model says of them: the noise, or the velocity."""
 
-    error: Float[Tensor, "batch"]
-    """Mean square of the predicted noise less the added one, with a gradient."""
-    reference_distance: Float[Tensor, "batch"]
-    """Mean square of the predicted noise less the reference's, with a gradient."""
+    output: Float[Tensor, "batch c h w"]
+    """The present policy's, with a gradient."""
+    target: Float[Tensor, "batch c h w"]
+    """What was really added."""
+    drawn: Float[Tensor, "batch c h w"]
+    """The output of the policy that drew the images."""
+    reference: Float[Tensor, "batch c h w"]
+    """The output of the reference."""
+    clean_per_output: Float[Tensor, "batch"]
+    """How far the image that an output means moves with the output."""
     weights: Float[Tensor, "batch"]
     """Of the image (`image_weights`)."""
+
+    @property
+    def error(self) -> Float[Tensor, "batch"]:
+        """Mean square of the output less its target, with a gradient."""
+        return (self.output - self.target).square().flatten(1).mean(dim=1)
+
+    @property
+    def reference_distance(self) -> Float[Tensor, "batch"]:
+        """Mean square of the output less the reference's, with a gradient."""
+        return (self.output - self.reference).square().flatten(1).mean(dim=1)
 
 
 @runtime_checkable

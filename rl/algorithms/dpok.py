@@ -103,7 +103,7 @@ class DpokAuthors:
         surrogate = clamped_ratio_loss(
             steps.log_prob / steps.dims, steps.old_log_prob / steps.dims, steps.advantages, clip_range=self.clip_range
         )
-        return self.reward_weight * surrogate + self.kl_weight * steps.noise_mse.mean()
+        return self.reward_weight * surrogate + self.kl_weight * steps.output_mse.mean()
 
     def next_kl_scale(self, scale: float, kl: float) -> float:
         return 1.0

@@ -16,6 +16,7 @@ from hitl.core.errors import ConfigError
 from rl import ALGORITHMS
 from rl.algorithms.contract import Denoised, PolicyGradient, Regression, Steps
 from rl.algorithms.dpok import Dpok, DpokAuthors
+from rl.algorithms.nft import Nft
 from rl.algorithms.rwr import Rwr
 from rl.algorithms.sft import Sft
 from rl.config import SampleConfig, TrainConfig
@@ -31,7 +32,7 @@ STEPS = Steps(
     weights=torch.ones(3),
     kl=torch.tensor([0.0, 0.2, 1.0]),
     kl_per_distance=torch.tensor([0.1, 0.1, 5.0]),
-    noise_mse=torch.tensor([0.0, 0.02, 0.002]),
+    output_mse=torch.tensor([0.0, 0.02, 0.002]),
     dims=100,
     kl_scale=1.0,
 )
@@ -97,7 +98,7 @@ def test_on_fresh_samples_the_gradient_is_the_advantages_negated_over_the_batch(
 
 def test_kl_costs_its_mean_times_its_weight_or_nothing(algorithm):
     """dL/dKL is kl_weight / batch for every sample; an algorithm without the field ignores the reference."""
-    field = "noise_mse" if isinstance(algorithm, DpokAuthors) else "kl"
+    field = "output_mse" if isinstance(algorithm, DpokAuthors) else "kl"
     kl = getattr(STEPS, field).clone().requires_grad_()
     loss = algorithm.loss(replace(STEPS, log_prob=OLD.clone().requires_grad_(), kl_scale=3.0, **{field: kl}))
     (gradient,) = torch.autograd.grad(loss, kl, materialize_grads=True)
@@ -150,7 +151,7 @@ def test_a_policy_of_two_numbers_finds_what_is_rewarded(algorithm):
             weights=torch.ones(512),
             kl=mean.square().sum().expand(512) / 2,
             kl_per_distance=torch.full((512,), 0.5),
-            noise_mse=mean.square().mean().expand(512),
+            output_mse=mean.square().mean().expand(512),
             dims=2,
         )
         optimizer.zero_grad()
@@ -192,14 +193,40 @@ def test_sfts_weights_and_both_its_regularisers_by_hand():
     algorithm = Sft(shift=0.5, kl_data=0.25, kl_weight=2.0)
     weights = algorithm.image_weights(torch.tensor([[0.0, 1.0]]))
     assert weights.tolist() == [[0.25, 1.75]]
-    denoised = Denoised(
-        error=torch.tensor([0.4, 0.2]), reference_distance=torch.tensor([0.01, 0.03]), weights=weights[0]
+    denoised = denoised_of(
+        torch.zeros(2, 1), target=torch.tensor([[0.4], [0.2]]).sqrt(), reference=torch.tensor([[0.1], [0.03**0.5]])
     )
-    assert float(algorithm.loss(denoised)) == pytest.approx(0.225 + 0.04)
+    assert float(algorithm.loss(replace(denoised, weights=weights[0]))) == pytest.approx(0.225 + 0.04)
+
+
+def test_nfts_loss_by_hand():
+    """From 1 the positive policy goes to 1.5 and the negative to 0.5; in the image twice as far, 3 and 1 from the
+    target 0: 9 / 3 and 1 / 1. With r = 0.75, 5 x (0.75 x 3 + 0.25 x 1) / 0.5 = 25; the reference costs 0.1 x 0.25.
+    """
+    denoised = denoised_of(
+        torch.tensor([[2.0]]),
+        target=torch.zeros(1, 1),
+        reference=torch.tensor([[1.5]]),
+        drawn=torch.ones(1, 1),
+        clean_per_output=torch.tensor([2.0]),
+        weights=torch.tensor([0.75]),
+    )
+    assert float(Nft(beta=0.5, kl_weight=0.1).loss(denoised)) == pytest.approx(25 + 0.025)
+    assert Nft(advantage_clip=2.0).image_weights(torch.tensor([[0.0, 1.0]])).tolist() == [[0.25, 0.75]]
+
+
+def denoised_of(
+    output: torch.Tensor, *, target: torch.Tensor, reference: torch.Tensor, **more: torch.Tensor
+) -> Denoised:
+    """Of outputs of a few numbers, (images, numbers)."""
+    given = {"output": output, "target": target, "reference": reference, "drawn": output.detach()}
+    ones = {"clean_per_output": torch.ones(len(output)), "weights": torch.ones(len(output))}
+    latents = {name: tensor[:, :, None, None] for name, tensor in (given | more).items() if tensor.ndim == 2}
+    return Denoised(**(ones | more | latents))
 
 
 def test_a_regression_of_two_numbers_finds_the_weighted_mean_of_what_it_sees(regression):
-    """x ~ N(m, 1) in two dimensions, or N(0, 1) where the reference draws; the error is |x - m|^2, the score x . u.
+    """x ~ N(m, 1) in two dimensions, or N(0, 1) where the reference draws; the output is m, the score x . u.
 
     Drawn by the reference, the best m is the weighted mean of x, less what the distance to 0 costs:
     E[w x] / (E[w] + gamma).
@@ -212,9 +239,10 @@ def test_a_regression_of_two_numbers_finds_the_weighted_mean_of_what_it_sees(reg
     from_reference = regression.learns_from_reference
     for _ in range(100):
         x = torch.randn((1024, 2), generator=generator) + (0 if from_reference else mean.detach())
-        denoised = Denoised(
-            error=(x - mean).square().sum(dim=1),
-            reference_distance=mean.square().sum().expand(1024),
+        denoised = denoised_of(
+            mean.expand(1024, 2),
+            target=x,
+            reference=torch.zeros(1024, 2),
             weights=regression.image_weights((x @ direction)[None])[0],
         )
         optimizer.zero_grad()

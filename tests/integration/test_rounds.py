@@ -20,7 +20,7 @@ import pytest
 from data.records import Rating
 from data.store import Store
 from data.workspace import STAGES, Workspace
-from rl.families.sd15 import STARTER_FOLDER
+from rl.families.loading import STARTER_FOLDER
 from tests.integration.rounds import finish, outcome, start_rounds
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]

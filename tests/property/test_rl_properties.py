@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rl.advantages import group_advantages
-from rl.ddim import ddim_mean_std, eps_coefficient, gaussian_kl, gaussian_log_prob
+from rl.ddim import ddim_coefficients, ddim_sigma
+from rl.gaussian import gaussian_kl, gaussian_log_prob, step_mean
 from rl.losses import ppo_clip_loss
 from rl.randomness import derive_seed, generator
 
@@ -111,7 +112,8 @@ def test_a_step_keeps_the_marginals_of_the_diffusion(seed: int, pair: tuple[floa
     """From x_t of known x_0 and eps: the mean is on x_0's line, and the noise of both kinds has variance 1 - a_prev."""
     x_0, eps, a_t, a_prev = a_step(seed, pair)
     x_t = a_t.sqrt() * x_0 + (1 - a_t).sqrt() * eps
-    mean, std = ddim_mean_std(x_t, eps, a_t, a_prev, eta=eta)
+    std = ddim_sigma(a_t, a_prev, eta=eta)
+    mean = step_mean(x_t, eps, *ddim_coefficients(a_t, a_prev, std, predicts_velocity=False))
     kept = (mean - a_prev.sqrt() * x_0) / eps
     torch.testing.assert_close(kept.square() + std**2, (1 - a_prev).expand_as(kept), rtol=1e-6, atol=1e-9)
 
@@ -121,9 +123,10 @@ def test_a_step_keeps_the_marginals_of_the_diffusion(seed: int, pair: tuple[floa
 def test_kl_is_the_weighted_square_of_the_difference_in_noise(seed: int, pair: tuple[float, float], eta: float):
     x_t, eps, a_t, a_prev = a_step(seed, pair)
     other = eps + 0.1 * x_t
-    mean, std = ddim_mean_std(x_t, eps, a_t, a_prev, eta=eta)
-    other_mean, _ = ddim_mean_std(x_t, other, a_t, a_prev, eta=eta)
-    weight = eps_coefficient(a_t, a_prev, eta=eta) ** 2 / (2 * std**2)
+    std = ddim_sigma(a_t, a_prev, eta=eta)
+    coefficients = ddim_coefficients(a_t, a_prev, std, predicts_velocity=False)
+    mean, other_mean = (step_mean(x_t, output, *coefficients) for output in (eps, other))
+    weight = coefficients[1] ** 2 / (2 * std**2)
     expected = weight * (eps - other).square().sum()
     torch.testing.assert_close(gaussian_kl(mean, other_mean, std), expected, rtol=1e-5, atol=1e-12)
 

@@ -9,7 +9,8 @@ import torch
 from diffusers import DDIMScheduler
 from torch.distributions import Normal, kl_divergence
 
-from rl.ddim import alpha_bars, ddim_mean_std, eps_coefficient, gaussian_kl, gaussian_log_prob, previous_timesteps
+from rl.ddim import Ddim, alpha_bars, ddim_coefficients, ddim_schedule, ddim_sigma, previous_timesteps
+from rl.gaussian import gaussian_kl, gaussian_log_prob, step_mean
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "fixtures" / "golden.json").read_text())
 
@@ -24,6 +25,17 @@ def as_latent(values: list[float]) -> torch.Tensor:
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def ddim_mean_std(
+    x_t: torch.Tensor, eps: torch.Tensor, a_t: torch.Tensor, a_prev: torch.Tensor, *, eta: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    sigma = ddim_sigma(a_t, a_prev, eta=eta)
+    return step_mean(x_t, eps, *ddim_coefficients(a_t, a_prev, sigma, predicts_velocity=False)), sigma
+
+
+def eps_coefficient(a_t: torch.Tensor, a_prev: torch.Tensor, *, eta: float) -> torch.Tensor:
+    return ddim_coefficients(a_t, a_prev, ddim_sigma(a_t, a_prev, eta=eta), predicts_velocity=False)[1]
 
 
 def sd15_alphas() -> torch.Tensor:
@@ -119,7 +131,10 @@ def test_kl_is_that_of_two_normals_with_one_std():
 @pytest.mark.parametrize("set_alpha_to_one", [False, True])
 @pytest.mark.parametrize("steps_offset", [0, 1])
 @pytest.mark.parametrize("steps", [4, 50])
-def test_every_step_is_the_one_of_diffusers(steps: int, steps_offset: int, set_alpha_to_one: bool, eta: float):
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_every_step_is_the_one_of_diffusers(
+    prediction: str, steps: int, steps_offset: int, set_alpha_to_one: bool, eta: float
+):
     scheduler = DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -127,20 +142,83 @@ def test_every_step_is_the_one_of_diffusers(steps: int, steps_offset: int, set_a
         clip_sample=False,
         set_alpha_to_one=set_alpha_to_one,
         steps_offset=steps_offset,
+        prediction_type=prediction,
     )
+    assert_same_steps(scheduler, steps, eta)
+
+
+def assert_same_steps(scheduler: DDIMScheduler, steps: int, eta: float) -> None:
+    schedule = Ddim(scheduler.config).schedule(steps, eta=eta, window=steps)
     scheduler.set_timesteps(steps)
-    timesteps = scheduler.timesteps
-    final = torch.as_tensor(scheduler.final_alpha_cumprod)
-    before = alpha_bars(scheduler.alphas_cumprod, final, timesteps)
-    after = alpha_bars(scheduler.alphas_cumprod, final, previous_timesteps(timesteps, 1000))
+    assert torch.equal(schedule.timesteps, scheduler.timesteps)
     x = noise(2, 4, 8, 8, seed=3)
-    for i, t in enumerate(timesteps):
-        eps, z = noise(2, 4, 8, 8, seed=10 + i), noise(2, 4, 8, 8, seed=100 + i)
-        mean, std = ddim_mean_std(x, eps, before[i].expand(2), after[i].expand(2), eta=eta)
+    for i, t in enumerate(scheduler.timesteps):
+        output, z = noise(2, 4, 8, 8, seed=10 + i), noise(2, 4, 8, 8, seed=100 + i)
         # Without noise diffusers wants none given.
-        theirs = scheduler.step(eps, int(t), x, eta=eta, variance_noise=z if eta > 0 else None).prev_sample
-        x = mean + std.reshape(-1, 1, 1, 1) * z
-        torch.testing.assert_close(x, theirs, rtol=2e-5, atol=2e-6)
+        theirs = scheduler.step(output, int(t), x, eta=eta, variance_noise=z if eta > 0 else None).prev_sample
+        mean = step_mean(x, output, *(c[i].expand(2) for c in (schedule.x_coefficient, schedule.output_coefficient)))
+        x = mean + schedule.std[i] * z
+        torch.testing.assert_close(x, theirs, rtol=5e-5, atol=5e-6)
+
+
+def test_a_model_of_velocity_that_starts_from_noise_alone_has_finite_steps():
+    """Stable Diffusion 2.x fine-tuned to a terminal signal of zero: alpha-bar is 0 at the first step."""
+    scheduler = DDIMScheduler(
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+    )
+    assert float(scheduler.alphas_cumprod[-1]) < 1e-7
+    schedule = Ddim(scheduler.config).schedule(10, eta=1.0, window=10)
+    assert all(torch.isfinite(part).all() for part in (schedule.x_coefficient, schedule.output_coefficient))
+    assert schedule.std[0] > 0.9
+    assert_same_steps(scheduler, 10, eta=0.0)
+
+
+def test_noise_and_velocity_describe_the_same_steps_and_the_same_image():
+    """An eps and the v that says the same of x_t lead to one mean, one x_0; noised() gives them as their targets."""
+    x_0, eps, levels = noise(3, 4, 8, 8, seed=1), noise(3, 4, 8, 8, seed=2), torch.tensor([10, 500, 980])
+    outputs = {}
+    for prediction in ("epsilon", "v_prediction"):
+        process = Ddim(DDIMScheduler(prediction_type=prediction).config)
+        x_t, timesteps, target = process.noised(x_0, eps, levels)
+        expected = DDIMScheduler().add_noise(x_0, eps, levels)
+        torch.testing.assert_close(x_t, expected)
+        torch.testing.assert_close(process.clean(x_t, target, timesteps), x_0, rtol=1e-3, atol=1e-3)
+        outputs[prediction] = target
+    velocity = DDIMScheduler(prediction_type="v_prediction").get_velocity(x_0, eps, levels)
+    torch.testing.assert_close(outputs["v_prediction"], velocity)
+    assert torch.equal(outputs["epsilon"], eps)
+    a_t, a_prev = double(0.3), double(0.4)
+    x_t, eps_one = as_latent([0.7]), as_latent([-0.2])
+    v = (eps_one - (1 - a_t).sqrt() * x_t) / a_t.sqrt()
+    sigma = ddim_sigma(a_t, a_prev, eta=0.7)
+    means = [
+        step_mean(x_t, output, *ddim_coefficients(a_t, a_prev, sigma, predicts_velocity=is_v))
+        for output, is_v in ((eps_one, False), (v, True))
+    ]
+    torch.testing.assert_close(*means)
+
+
+def test_steps_beyond_the_window_are_deterministic():
+    window, whole, none = (
+        ddim_schedule(
+            torch.tensor([801, 401, 1]),
+            torch.tensor([0.1, 0.5, 0.99]),
+            torch.tensor([0.5, 0.99, 0.999]),
+            eta=eta,
+            window=window,
+            predicts_velocity=False,
+        )
+        for eta, window in ((1.0, 2), (1.0, 3), (0.0, 3))
+    )
+    assert window.std.tolist() == [*whole.std.tolist()[:2], 0.0]
+    assert window.output_coefficient.tolist() == [
+        *whole.output_coefficient.tolist()[:2],
+        none.output_coefficient.tolist()[2],
+    ]
 
 
 @pytest.mark.parametrize(

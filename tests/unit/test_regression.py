@@ -14,6 +14,7 @@ from rl import regression
 from rl.algorithms.rwr import Rwr
 from rl.algorithms.sft import Sft
 from rl.config import SampleConfig, TrainConfig
+from rl.ddim import Ddim
 from rl.families.sd15 import StableDiffusion15
 from rl.randomness import generator
 from rl.rollout import collect
@@ -77,15 +78,17 @@ def test_adding_noise_leaves_the_schedulers_table_where_it_is():
     """diffusers' own moves it to the device of the images, where drawing then no longer finds it."""
     pipeline = build_pipeline()
     family = StableDiffusion15(pipeline, torch.device("cpu"))
-    table = family._scheduler.alphas_cumprod
-    noised = family.add_noise(torch.ones(2, 4, 8, 8), torch.zeros(2, 4, 8, 8), torch.tensor([0, 999]))
-    assert family._scheduler.alphas_cumprod is table
-    expected = pipeline.scheduler.add_noise(torch.ones(2, 4, 8, 8), torch.zeros(2, 4, 8, 8), torch.tensor([0, 999]))
-    torch.testing.assert_close(noised, expected)
+    process = family.process
+    assert isinstance(process, Ddim)
+    table = process._scheduler.alphas_cumprod
+    ones, levels = torch.ones(2, 4, 8, 8), torch.tensor([0, 999])
+    noised, _, _ = process.noised(ones, torch.zeros(2, 4, 8, 8), levels)
+    assert process._scheduler.alphas_cumprod is table
+    torch.testing.assert_close(noised, pipeline.scheduler.add_noise(ones, torch.zeros(2, 4, 8, 8), levels))
     elsewhere = torch.empty(2, 4, 8, 8, device="meta")
-    moved = family.add_noise(elsewhere, elsewhere, torch.tensor([0, 999]))
+    moved, _, _ = process.noised(elsewhere, elsewhere, levels)
     assert moved.device.type == "meta"
-    assert family.schedule(5)[1].device.type == "cpu"
+    assert process._scheduler.alphas_cumprod.device.type == "cpu"
 
 
 def test_latents_are_those_of_the_images():

@@ -19,6 +19,7 @@ from hitl.core.errors import ConfigError, ModelLoadError, TrainingError, Workspa
 from rl.algorithms.ddpo import DdpoIs, DdpoSf
 from rl.algorithms.dpok import Dpok
 from rl.config import SampleConfig, TrainConfig
+from rl.ddim import ddim_schedule
 from rl.families.sd15 import StableDiffusion15
 from rl.policy_gradient import RATIO_TOLERANCE, Transitions, update
 from rl.pretrain.diffusion import build_scheduler
@@ -185,9 +186,9 @@ def test_antithetic_images_leave_their_common_start_in_opposite_directions():
     """Of three members the first two are a pair; the third's partner would be the fourth."""
     sample = replace(SAMPLE, antithetic=True)
     trajectory = collect(build_family(), PROMPTS, 3, sample, PLACE)
-    timesteps, _, _ = build_family().schedule(SAMPLE.steps)
     scheduler = build_pipeline().scheduler
     scheduler.set_timesteps(SAMPLE.steps)
+    timesteps = scheduler.timesteps
     x, moved = trajectory.states[:3, 0], trajectory.states[:3, 1]
     eps = guided_noise(build_pipeline(), x, timesteps[0], PROMPTS[:1] * 3, SAMPLE.guidance)
     noise = moved - step_distribution(scheduler, eps, int(timesteps[0]), x).mean
@@ -234,10 +235,9 @@ def assert_same_pictures(ours: Tensor, theirs: Tensor) -> None:
 
 
 def test_schedule_of_five_steps():
-    timesteps, before, after = build_family().schedule(5)
-    assert timesteps.tolist() == [801, 601, 401, 201, 1]
-    torch.testing.assert_close(after[:-1], before[1:])
-    torch.testing.assert_close(after[-1], torch.tensor(1 - 0.00085))
+    schedule = build_family().process.schedule(5, eta=1.0, window=2)
+    assert schedule.timesteps.tolist() == [801, 601, 401, 201, 1]
+    assert (schedule.std > 0).tolist() == [True, True, False, False, False]
 
 
 def test_a_fresh_lora_changes_nothing_and_the_reference_is_the_policy_without_it(moved: Path):
@@ -246,7 +246,7 @@ def test_a_fresh_lora_changes_nothing_and_the_reference_is_the_policy_without_it
 
     def predict() -> Tensor:
         with torch.no_grad():
-            return family.predict_noise(x, t, family.encode(PROMPTS[:1]), guidance=2.0)
+            return family.predict(x, t, PROMPTS[:1], guidance=2.0)
 
     bare = predict()
     family.add_lora(rank=2, targets=("to_q", "to_v"), seed=0)
@@ -275,9 +275,9 @@ def test_a_lora_keeps_its_precision_beside_weights_of_half_of_it(tmp_path: Path)
 
 
 def test_a_model_that_predicts_something_else_is_refused():
-    scheduler = DDIMScheduler.from_config(build_scheduler().config, prediction_type="v_prediction")
+    scheduler = DDIMScheduler.from_config(build_scheduler().config, prediction_type="sample")
     pipeline = build_pipeline(scheduler=scheduler)
-    with pytest.raises(ModelLoadError, match="v_prediction"):
+    with pytest.raises(ModelLoadError, match="predicts 'sample'"):
         StableDiffusion15(pipeline, torch.device("cpu"))
 
 
@@ -439,9 +439,14 @@ def transitions_of(
         states=torch.randn((2, len(steps) + 1, 4, 8, 8), generator=generator("states")),
         log_probs=torch.zeros(2, len(steps)),
         latents=torch.zeros(2, 4, 8, 8),
-        timesteps=torch.tensor([step["t"] for step in steps]),
-        alpha_bar=torch.tensor([step["abar_t"] for step in steps]),
-        alpha_bar_prev=torch.tensor([step["abar_prev"] for step in steps]),
+        schedule=ddim_schedule(
+            torch.tensor([step["t"] for step in steps]),
+            torch.tensor([step["abar_t"] for step in steps]),
+            torch.tensor([step["abar_prev"] for step in steps]),
+            eta=1.0,
+            window=len(steps),
+            predicts_velocity=False,
+        ),
     )
     return Transitions.of(state, Dpok(), trajectory, torch.tensor([[0.0, 1.0]]), config, apart)
 
@@ -494,10 +499,10 @@ class Half(StableDiffusion15):
         super().__init__(build_pipeline().to(dtype=torch.bfloat16), torch.device("cpu"))
         self.error = error
 
-    def predict_noise(self, x_t: Tensor, timesteps: Tensor, text: Tensor, *, guidance: float) -> Tensor:
-        eps = super().predict_noise(x_t, timesteps, text, guidance=guidance)
-        last_place = torch.randn(eps.shape, generator=generator("rounding")) * 2**-8
-        return eps + self.error * last_place if len(x_t) == 3 else eps  # batches of 3 learn, of 4 draw
+    def predict(self, x_t: Tensor, timesteps: Tensor, prompts: Sequence[str], *, guidance: float) -> Tensor:
+        output = super().predict(x_t, timesteps, prompts, guidance=guidance)
+        last_place = torch.randn(output.shape, generator=generator("rounding")) * 2**-8
+        return output + self.error * last_place if len(x_t) == 3 else output  # batches of 3 learn, of 4 draw
 
 
 APART = replace(QUICK, shared_noise=False)
