@@ -72,8 +72,10 @@ class TrainConfig:
     replay: int = 0
     """Of policy gradient: transitions of earlier epochs that an epoch learns from again, beside its own; the oldest are
     dropped first."""
-    batch_size: int = 128
+    batch_size: int = 64
     """Transitions in one forward pass (twice that many with guidance). Lower this first when memory runs out."""
+    gradient_checkpointing: bool = False
+    """Compute activations again instead of keeping them: less memory, about a third more time."""
     learning_rate: float = 2e-3
     """AdamW, on the LoRA weights."""
     max_grad_norm: float = 1.0

@@ -20,7 +20,8 @@ from rl.rollout import Trajectory
 from rl.state import TrainingState
 
 RATIO_TOLERANCE = 1e-2
-"""Largest |log ratio| allowed on the first pass over fresh samples, in nats of the summed log-probability."""
+"""Largest |log ratio| allowed on the first pass over fresh samples, in nats of the summed log-probability, where there
+is no clip; else a tenth of its range."""
 
 
 def update(
@@ -46,10 +47,14 @@ def update(
     ]
     updates = [rows.split(config.batch_size) for rows in shares]
     totals = _Totals()
+    clip = algorithm.log_ratio_range(math.prod(run.family.latent_shape))
+    allowed = clip / 10 if math.isfinite(clip) else RATIO_TOLERANCE
     rounding: dict[str, float] = {}
     if run.family.dtype != torch.float32:
-        error, allowed = transitions.recompute(run.family, [part for parts in updates for part in parts], sample)
-        _check_ratio(run, error, allowed)
+        error, explained, step = transitions.recompute(
+            run.family, [part for parts in updates for part in parts], sample
+        )
+        _check_ratio(run, error, explained, step)
         rounding["rollout_log_ratio"] = error
     for parts in updates:
         run.optimizer.zero_grad()
@@ -58,11 +63,12 @@ def update(
             steps = transitions.evaluate(run.family, part, sample)
             loss = algorithm.loss(steps)
             (loss * share).backward()
-            totals.add(
-                steps.log_prob.detach() - steps.old_log_prob, steps.kl.detach(), loss.item(), part < transitions.fresh
-            )
+            log_ratio = steps.log_prob.detach() - steps.old_log_prob
+            totals.add(log_ratio, steps.kl.detach(), loss.item())
             if totals.updates == 0:
-                _check_ratio(run, totals.first_pass_error, RATIO_TOLERANCE)
+                is_fresh = part < transitions.fresh
+                totals.add_first_pass(log_ratio[is_fresh], transitions.step[part][is_fresh])
+                _check_ratio(run, totals.first_pass_error, allowed, totals.worst_step)
         totals.grad_norm = float(torch.nn.utils.clip_grad_norm_(run.parameters, config.max_grad_norm))
         if not math.isfinite(totals.grad_norm):
             raise run.diverged("The gradient is not finite.")
@@ -77,6 +83,9 @@ def update(
         metrics["value_loss"] = _fit_value(run, transitions)
     return metrics
 
+
+_MEASURED = 32
+"""Transitions of an epoch whose KL is measured where no loss asks for it."""
 
 _KEPT = (
     *("x_t", "x_prev", "timesteps", "x_coefficient", "output_coefficient", "std", "step"),
@@ -159,16 +168,21 @@ class Transitions:
             kl_scale=run.kl_scale,
             fresh=len(prompts),
         )
-        self.reference_output = self._predict_reference(run.family, config.batch_size, sample)
+        every = 1 if algorithm.uses_reference else max(1, len(prompts) // _MEASURED)
+        self.reference_output = self._predict_reference(run.family, every, config.batch_size, sample)
         return self
 
     @torch.no_grad()
-    def _predict_reference(self, family: Family, batch_size: int, sample: SampleConfig) -> Tensor:
-        """The reference's output, once per state: it does not change while the policy learns."""
-        states, of = self.state.unique(return_inverse=True)
+    def _predict_reference(self, family: Family, every: int, batch_size: int, sample: SampleConfig) -> Tensor:
+        """The reference's output of every so many transitions, once per state: it does not change while the policy
+        learns. nan for the others."""
+        outputs = torch.full_like(self.x_t, torch.nan)
+        asked = torch.arange(0, len(outputs), every, device=outputs.device)
+        states, of = self.state[asked].unique(return_inverse=True)
         with family.reference():
-            outputs = [self._predict(family, rows, sample) for rows in states.split(batch_size)]
-        return torch.cat(outputs)[of]
+            found = torch.cat([self._predict(family, rows, sample) for rows in states.split(batch_size)])
+        outputs[asked] = found[of]
+        return outputs
 
     def _predict(self, family: Family, states: Tensor, sample: SampleConfig) -> Tensor:
         prompts = [self.prompts[row] for row in states.tolist()]
@@ -216,11 +230,11 @@ class Transitions:
             kl_scale=self.kl_scale,
         )
 
-    def recompute(self, family: Family, batches: Sequence[Tensor], sample: SampleConfig) -> tuple[float, float]:
+    def recompute(self, family: Family, batches: Sequence[Tensor], sample: SampleConfig) -> tuple[float, float, int]:
         """Put the log-probabilities of the very batches that are learned from in place of the rollout's.
 
-        In half precision a batch of another shape is rounded in other places. Returns |log ratio| of the two and what
-        rounding explains of it, for the transition that is worst beside its own bound.
+        In half precision a batch of another shape is rounded in other places. Returns |log ratio| of the two, what
+        rounding explains of it, and the step, for the transition that is worst beside its own bound.
 
         The bound: a log-probability moves by z |c| / std per unit of the model's output, c its coefficient. The output
         and z are of size 1, so an error in the last place of each of its D numbers, all pulling the same way, moves it
@@ -236,7 +250,7 @@ class Transitions:
         allowed = reach * torch.finfo(family.dtype).eps * self.x_t[0].numel()
         error = (self.log_probs - drawn).abs()
         worst = int((error / allowed).argmax())  # nan counts as the largest
-        return float(error[worst]), float(allowed[worst])
+        return float(error[worst]), float(allowed[worst]), int(self.step[worst])
 
 
 @dataclass(slots=True)
@@ -247,37 +261,49 @@ class _Totals:
     updates: int = 0
     loss: float = 0.0
     kl: float = 0.0
+    measured: int = 0
+    """Transitions whose KL is known."""
     approx_kl: float = 0.0
     grad_norm: float = 0.0
     """Of the last update, before it was cut down."""
     first_pass_error: float = 0.0
+    worst_step: int = 0
+    """Where the first pass is furthest from a ratio of 1."""
     batches: int = 0
 
-    def add(self, log_ratio: Tensor, kl: Tensor, loss: float, is_fresh: Tensor) -> None:
+    def add(self, log_ratio: Tensor, kl: Tensor, loss: float) -> None:
         self.count += len(log_ratio)
         self.batches += 1
         self.loss += loss
-        self.kl += float(kl.sum())
+        known = kl[~kl.isnan()]
+        self.measured += len(known)
+        self.kl += float(known.sum())
         self.approx_kl += 0.5 * float(log_ratio.square().sum())
-        if self.updates == 0 and is_fresh.any():
-            error = float(log_ratio[is_fresh].abs().max())
-            self.first_pass_error = error if math.isnan(error) else max(self.first_pass_error, error)
+
+    def add_first_pass(self, log_ratio: Tensor, step: Tensor) -> None:
+        if not len(log_ratio):
+            return
+        worst = int(log_ratio.abs().argmax())  # nan counts as the largest
+        error = float(log_ratio[worst].abs())
+        if not error <= self.first_pass_error:
+            self.first_pass_error, self.worst_step = error, int(step[worst])
 
     def means(self) -> dict[str, float]:
         return {
             "loss": self.loss / self.batches,
-            "kl_per_step": self.kl / self.count,
+            "kl_per_step": self.kl / max(self.measured, 1),
             "approx_kl": self.approx_kl / self.count,
             "grad_norm": self.grad_norm,
             "first_pass_log_ratio": self.first_pass_error,
+            "first_pass_worst_step": self.worst_step + 1,
         }
 
 
-def _check_ratio(run: TrainingState, error: float, allowed: float) -> None:
+def _check_ratio(run: TrainingState, error: float, allowed: float, step: int) -> None:
     """The policy has not moved yet, so every ratio must be 1 (measured before any clamp)."""
     if error <= allowed:
         return
-    message = f"The policy ratio is not 1 on fresh samples: |log ratio| reaches {error:.2g} nats"
+    message = f"The policy ratio is not 1 on fresh samples: |log ratio| reaches {error:.2g} nats at step {step + 1}"
     if not math.isfinite(error):
         raise run.diverged(f"{message}.")
     raise TrainingError(

@@ -49,6 +49,7 @@ class TrainingState:
         start_from: Path | None,
     ) -> "TrainingState":
         family.drop_lora()
+        family.checkpoint_gradients(config.gradient_checkpointing)
         if start_from is not None:
             parameters = family.load_lora(start_from)
             family.require_lora(rank=config.lora_rank, targets=config.lora_targets)

@@ -1,6 +1,7 @@
 """THE loop of the algorithm: collect -> score -> advantages -> update. Resumes bit for bit from its last epoch."""
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,8 +19,10 @@ from rl.config import SampleConfig, TrainConfig
 from rl.families.family import Family
 from rl.preferences import Comparisons, Traces
 from rl.randomness import generator
-from rl.rollout import collect
+from rl.rollout import SMALLEST_SIGMA, collect
 from rl.state import TrainingState
+
+logger = logging.getLogger(__name__)
 
 Reward = Callable[[UInt8[Tensor, "batch 3 height width"], Sequence[str]], Float[Tensor, "batch"]]
 
@@ -63,6 +66,8 @@ def train(
     by_task: dict[str, list[str]] = {}
     for prompt, task in zip(prompts, tasks or [""] * len(prompts), strict=True):
         by_task.setdefault(task, []).append(prompt)
+    if isinstance(algorithm, PolicyGradient):
+        _say_untrained_steps(family, sample)
     for epoch in range(run.epoch, config.epochs):
         started = time.monotonic()
         chosen = _choose(by_task, config.prompts_per_epoch, place, epoch)
@@ -127,6 +132,17 @@ def train_on_comparisons(
         on_epoch(epoch + 1, metrics)
         run.save(epoch + 1)
     family.save_lora(folder)
+
+
+def _say_untrained_steps(family: Family, sample: SampleConfig) -> None:
+    std = family.process.schedule(sample.steps, eta=sample.eta, window=sample.window).std[: sample.window]
+    silent = [i + 1 for i, each in enumerate(std.tolist()) if each <= SMALLEST_SIGMA]
+    if silent and len(silent) < len(std):
+        logger.warning(
+            "Of the window's %d steps, %s without noise in this model's schedule: drawn, but not trained.",
+            len(std),
+            f"step {silent[0]} is" if len(silent) == 1 else f"steps {silent[0]} to {silent[-1]} are",
+        )
 
 
 def _draws_by_reference(algorithm: Algorithm) -> bool:

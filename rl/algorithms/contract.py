@@ -40,8 +40,16 @@ class PolicyGradient(Protocol):
     """Whether `advantages` has subtracted the group's mean, so that a value function only adds to it."""
     has_ratio: ClassVar[bool]
     """Whether the loss weighs a step by how much likelier it is now: without it only fresh samples teach the truth."""
+    uses_reference: ClassVar[bool]
+    """Whether the loss asks for the reference's output; else it is computed for a few steps alone, to measure the KL,
+    and `Steps.kl` and `output_mse` of the others are nan."""
 
     def advantages(self, scores: Float[Tensor, "groups members"]) -> Float[Tensor, "groups members"]: ...
+
+    def log_ratio_range(self, dims: int) -> float:
+        """How far a step's log-probability, summed over the latent's `dims` numbers, may rise before its gradient
+        stops, in nats; infinite without a clip."""
+        ...
 
     def loss(self, steps: Steps) -> Float[Tensor, ""]: ...
 

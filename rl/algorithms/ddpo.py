@@ -1,5 +1,6 @@
 """DDPO (arXiv:2305.13301): importance sampled (IS) and score function (SF). No KL: the reference is only measured."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,6 +19,7 @@ class DdpoIs:
 
     has_group_baseline: ClassVar[bool] = True
     has_ratio: ClassVar[bool] = True
+    uses_reference: ClassVar[bool] = False
 
     clip_range: float = 0.2
     """How far the one-step policy ratio may move before its gradient stops."""
@@ -30,6 +32,9 @@ class DdpoIs:
 
     def advantages(self, scores: Float[Tensor, "groups members"]) -> Float[Tensor, "groups members"]:
         return group_advantages(scores, clip=self.advantage_clip)
+
+    def log_ratio_range(self, dims: int) -> float:
+        return math.log1p(self.clip_range)
 
     def loss(self, steps: Steps) -> Float[Tensor, ""]:
         return ppo_clip_loss(
@@ -46,6 +51,7 @@ class DdpoSf:
 
     has_group_baseline: ClassVar[bool] = True
     has_ratio: ClassVar[bool] = False
+    uses_reference: ClassVar[bool] = False
 
     advantage_clip: float = 5.0
     """Advantages are cut off here, in standard deviations."""
@@ -55,6 +61,9 @@ class DdpoSf:
 
     def advantages(self, scores: Float[Tensor, "groups members"]) -> Float[Tensor, "groups members"]:
         return group_advantages(scores, clip=self.advantage_clip)
+
+    def log_ratio_range(self, dims: int) -> float:
+        return math.inf
 
     def loss(self, steps: Steps) -> Float[Tensor, ""]:
         return score_function_loss(steps.log_prob, steps.advantages, weights=steps.weights)

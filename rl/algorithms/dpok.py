@@ -1,5 +1,6 @@
 """DPOK (arXiv:2305.16381): policy gradient with the KL to the pretrained model, by our rules and by its authors'."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -23,6 +24,7 @@ class Dpok:
 
     has_group_baseline: ClassVar[bool] = True
     has_ratio: ClassVar[bool] = True
+    uses_reference: ClassVar[bool] = True
 
     clip_range: float = 0.2
     """How far the one-step policy ratio may move before its gradient stops."""
@@ -49,6 +51,9 @@ class Dpok:
 
     def advantages(self, scores: Float[Tensor, "groups members"]) -> Float[Tensor, "groups members"]:
         return group_advantages(scores, clip=self.advantage_clip)
+
+    def log_ratio_range(self, dims: int) -> float:
+        return math.log1p(self.clip_range)
 
     def loss(self, steps: Steps) -> Float[Tensor, ""]:
         """DPOK, Eq. (5) as PPO: weighted clipped surrogate + beta KL."""
@@ -83,6 +88,7 @@ class DpokAuthors:
 
     has_group_baseline: ClassVar[bool] = False
     has_ratio: ClassVar[bool] = True
+    uses_reference: ClassVar[bool] = True
 
     clip_range: float = 1e-4
     """How far the ratio of *averaged* log-probabilities may move: clip_range x latent size in nats."""
@@ -98,6 +104,9 @@ class DpokAuthors:
 
     def advantages(self, scores: Float[Tensor, "groups members"]) -> Float[Tensor, "groups members"]:
         return scores.float()
+
+    def log_ratio_range(self, dims: int) -> float:
+        return dims * math.log1p(self.clip_range)
 
     def loss(self, steps: Steps) -> Float[Tensor, ""]:
         surrogate = clamped_ratio_loss(

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,8 +17,9 @@ from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
 from hitl.core.errors import ConfigError, ModelLoadError, TrainingError, WorkspaceError
+from rl import policy_gradient
 from rl.algorithms.ddpo import DdpoIs, DdpoSf
-from rl.algorithms.dpok import Dpok
+from rl.algorithms.dpok import Dpok, DpokAuthors
 from rl.config import SampleConfig, TrainConfig
 from rl.ddim import ddim_schedule
 from rl.families.sd15 import StableDiffusion15
@@ -199,12 +201,17 @@ def test_antithetic_images_leave_their_common_start_in_opposite_directions():
         replace(sample, shared_noise=False)
 
 
-def test_a_last_step_without_noise_is_drawn_but_not_trained():
+def test_a_last_step_without_noise_is_drawn_but_not_trained_and_that_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     scheduler = DDIMScheduler.from_config(build_scheduler().config, set_alpha_to_one=True)
-    trajectory = collect(build_family(scheduler=scheduler), PROMPTS, 2, replace(SAMPLE, window=3), PLACE)
+    sample = replace(SAMPLE, window=3)
+    trajectory = collect(build_family(scheduler=scheduler), PROMPTS, 2, sample, PLACE)
     assert trajectory.log_probs.shape == (4, 2)
     assert trajectory.states.shape[1] == 3
     assert torch.isfinite(trajectory.log_probs).all()
+    run(tmp_path, family=build_family(scheduler=scheduler), sample=sample, config=replace(TRAIN, epochs=1))
+    assert "Of the window's 3 steps, step 3 is without noise" in caplog.text
 
 
 def test_drawing_is_what_the_stock_pipeline_draws():
@@ -523,6 +530,75 @@ def test_half_precision_explains_rounding_and_no_more(tmp_path: Path):
     config = replace(TRAIN, images_per_prompt=3)
     with pytest.raises(TrainingError, match=r"ratio is not 1 .* \(allowed: 79\)"):
         run(tmp_path, family=Half(error=100.0), config=config, sample=APART)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_after_rounding_is_accounted_for_the_ratio_is_1_at_every_step(tmp_path: Path, moved: Path, dtype: torch.dtype):
+    """Before any clamp, with latents of float32 in all precisions: what is stored is what the step was drawn to."""
+    family = StableDiffusion15(build_pipeline().to(dtype=dtype), torch.device("cpu"))
+    sample = replace(SAMPLE, steps=6, window=6)
+    state = TrainingState.start(family, TRAIN, sample, tmp_path, PLACE, moved)
+    trajectory = collect(family, PROMPTS, 4, sample, PLACE)
+    assert trajectory.states.dtype == trajectory.log_probs.dtype == torch.float32
+    found = Transitions.of(state, Dpok(), trajectory, torch.arange(8.0).reshape(2, 4), TRAIN, sample)
+    batches = [*torch.randperm(48, generator=generator("order")).split(5)]
+    if dtype != torch.float32:
+        error, explained, step = found.recompute(family, batches, sample)
+        assert error <= explained
+        assert 0 <= step < 6
+    worst = torch.zeros(6)
+    for rows in batches:
+        steps = found.evaluate(family, rows, sample)
+        difference = (steps.log_prob.detach() - steps.old_log_prob).abs()
+        worst = worst.scatter_reduce(0, found.step[rows], difference, "amax")
+    assert (worst < Dpok().log_ratio_range(256) / 10).all(), worst
+
+
+def test_the_clip_range_in_nats_grows_with_the_latent_where_the_log_probability_is_a_mean():
+    """1e-4 of the mean over 4 x 64 x 64 numbers is 1.64 nats, and four times that at twice the side."""
+    assert DpokAuthors().log_ratio_range(4 * 64 * 64) == pytest.approx(1.6384, rel=1e-4)
+    assert DpokAuthors().log_ratio_range(4 * 128 * 128) == pytest.approx(4 * 1.6384, rel=1e-4)
+    assert Dpok().log_ratio_range(4 * 64 * 64) == Dpok().log_ratio_range(4 * 128 * 128) == pytest.approx(math.log(1.2))
+
+
+def test_gradient_checkpointing_keeps_fewer_activations_in_the_mode_that_training_runs_in(tmp_path: Path, moved: Path):
+    """Bytes that autograd keeps for the gradient, of an evaluation as training does it; the gradient stays the same."""
+    kept, gradients = {}, {}
+    for wanted in (False, True):
+        family = build_family()
+        config = replace(TRAIN, gradient_checkpointing=wanted)
+        state = TrainingState.start(family, config, SAMPLE, tmp_path / str(wanted), PLACE, moved)
+        trajectory = collect(family, PROMPTS, 2, SAMPLE, PLACE)
+        found = Transitions.of(state, Dpok(), trajectory, torch.arange(4.0).reshape(2, 2), config, SAMPLE)
+        sizes: dict[int, int] = {}
+
+        def pack(tensor: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = Dpok().loss(found.evaluate(family, torch.arange(8), SAMPLE))
+        kept[wanted] = sum(sizes.values())
+        gradients[wanted] = torch.cat([g.flatten() for g in torch.autograd.grad(loss, state.parameters)])
+    assert kept[True] < 0.5 * kept[False]
+    torch.testing.assert_close(gradients[True], gradients[False])
+
+
+def test_without_a_price_on_it_the_kl_is_measured_on_a_few_steps(tmp_path: Path, moved: Path):
+    """The reference is asked for every fourth transition of 8, and says of those what it says where all are asked."""
+    family = build_family()
+    state = TrainingState.start(family, TRAIN, SAMPLE, tmp_path, PLACE, moved)
+    trajectory, scores = collect(family, PROMPTS, 2, SAMPLE, PLACE), torch.arange(4.0).reshape(2, 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(policy_gradient, "_MEASURED", 2)
+        few = Transitions.of(state, DdpoIs(), trajectory, scores, TRAIN, SAMPLE)
+    every = Transitions.of(state, Dpok(), trajectory, scores, TRAIN, SAMPLE)
+    known = ~few.reference_output.isnan().flatten(1).any(dim=1)
+    assert known.nonzero().flatten().tolist() == [0, 4]
+    torch.testing.assert_close(few.reference_output[known], every.reference_output[known])
+    steps = few.evaluate(family, torch.arange(8), SAMPLE)
+    assert (~steps.kl.isnan()).tolist() == known.tolist()
+    assert torch.isfinite(DdpoIs().loss(steps))
 
 
 def test_float32_keeps_the_rollouts_log_probabilities(tmp_path: Path):
