@@ -1,5 +1,7 @@
 """Which family a model is of, and its pipeline: from the starter, a diffusers folder, a hub id or a single file."""
 
+import inspect
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,14 +66,13 @@ def load_pipeline(
     options: dict[str, Any] = {"dtype": dtype} | dict.fromkeys(without)
     try:
         if name.endswith(".safetensors"):
-            options |= {"config": config} if config else {}
+            options |= {"config": config} | _left_out_by(pipeline_class, config) if config else {}
+            options |= _without_t5(pipeline_class, name)
             pipeline = pipeline_class.from_single_file(name, **options)  # pyright: ignore[reportAttributeAccessIssue]
         else:
             folder = str(STARTER_FOLDER) if name == "starter" else name
-            parts = {part: of for part, of in pipeline_class.load_config(folder).items() if isinstance(of, list)}
-            # What was left out when the folder was saved (T5, often) must be left out by name again.
-            options |= dict.fromkeys(part for part, of in parts.items() if of[0] is None)
-            _require_folders(Path(folder), parts.keys() - options.keys())
+            options |= _left_out_by(pipeline_class, folder)
+            _require_folders(pipeline_class, folder, options)
             pipeline = pipeline_class.from_pretrained(folder, **options)
     except _CANNOT as error:
         raise ModelLoadError(
@@ -82,9 +83,29 @@ def load_pipeline(
     return pipeline
 
 
-def _require_folders(folder: Path, parts: set[str]) -> None:
+def _parts(pipeline_class: type[DiffusionPipeline], folder: str) -> dict[str, list[str | None]]:
+    """Component: [library, class], both None where it was left out."""
+    return {part: of for part, of in pipeline_class.load_config(folder).items() if isinstance(of, list)}
+
+
+def _left_out_by(pipeline_class: type[DiffusionPipeline], folder: str) -> dict[str, None]:
+    """What was left out when the folder was saved (T5, often) must be left out by name again."""
+    return dict.fromkeys(part for part, of in _parts(pipeline_class, folder).items() if of[0] is None)
+
+
+def _without_t5(pipeline_class: type[DiffusionPipeline], file: str) -> dict[str, None]:
+    """Single files of Stable Diffusion 3 come with and without the T5 encoder, which is the largest part."""
+    if "text_encoder_3" not in inspect.signature(pipeline_class).parameters:
+        return {}
+    with safe_open(file, "pt") as tensors:
+        has_t5 = any(key.startswith("text_encoders.t5xxl.") for key in tensors.keys())  # noqa: SIM118
+    return {} if has_t5 else dict.fromkeys(("text_encoder_3", "tokenizer_3"))
+
+
+def _require_folders(pipeline_class: type[DiffusionPipeline], folder: str, without: Collection[str]) -> None:
     """Raise an OSError where a local folder lacks a part: transformers makes an empty tokenizer out of nothing."""
-    if folder.is_dir() and (missing := sorted(part for part in parts if not (folder / part).is_dir())):
+    parts = _parts(pipeline_class, folder).keys() - without
+    if Path(folder).is_dir() and (missing := sorted(part for part in parts if not Path(folder, part).is_dir())):
         raise FileNotFoundError(f"it has no {' and no '.join(missing)}")
 
 

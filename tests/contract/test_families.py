@@ -271,7 +271,7 @@ def test_without_noise_every_step_is_the_stock_samplers_own_and_the_last_ends_in
     scheduler.set_timesteps(5)
     torch.testing.assert_close(schedule.timesteps, scheduler.timesteps)
     assert schedule.std.tolist() == [0.0] * 5
-    x, output = noise(2, 4, 8, 8), torch.empty(0)
+    before = x = output = noise(2, 4, 8, 8)
     for i, t in enumerate(scheduler.timesteps):
         output = noise(2, 4, 8, 8, seed=i + 1)
         before, expected = x, scheduler.step(output, t, x).prev_sample
