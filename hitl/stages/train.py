@@ -6,6 +6,7 @@ import json
 from data.workspace import write_atomically
 from hitl.core.errors import ConfigError
 from hitl.core.registry import closest
+from hitl.stages.model_card import model_card
 from hitl.stages.stage import Desk, Stage
 from reward_models.rewards.clip_head import ClipHead
 from rl import ALGORITHMS
@@ -48,6 +49,7 @@ def run(stage: Stage, desk: Desk) -> None:
         policy / "policy.json",
         json.dumps({"model": config.model.name, "round": stage.round, "snapshot": stage.inputs["snapshot"]}).encode(),
     )
+    write_atomically(policy / "README.md", model_card(stage, family).encode())
     weights = (policy / "pytorch_lora_weights.safetensors").read_bytes()
     stage.finish(
         {
