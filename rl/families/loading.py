@@ -1,6 +1,7 @@
 """Which family a model is of, and its pipeline: from the starter, a diffusers folder, a hub id or a single file."""
 
 import inspect
+import warnings
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,7 +138,9 @@ def _class_name(name: str, config: str) -> str:
                 return kind
         elif _is_path(name) and not Path(name).exists():
             raise ModelLoadError(f"There is no {name!r}.", hint=_hint(name))
-        return str(DiffusionPipeline.load_config(config or name)["_class_name"])
+        with warnings.catch_warnings():  # diffusers asks the hub in a way that the hub's library has left behind
+            warnings.filterwarnings("ignore", message="The `local_dir_use_symlinks` argument")
+            return str(DiffusionPipeline.load_config(config or name)["_class_name"])
     except _CANNOT as error:
         raise ModelLoadError(f"Cannot load {name!r}: {_first_line(error)}", hint=_hint(name)) from error
 

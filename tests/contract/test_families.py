@@ -490,7 +490,6 @@ def test_a_model_that_predicts_the_image_is_refused(sd1: Path, tmp_path: Path):
     assert "noise or velocity" in hint
 
 
-@pytest.mark.filterwarnings("ignore:The `local_dir_use_symlinks` argument:UserWarning")  # diffusers' own
 def test_a_hub_id_that_cannot_be_reached_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     message, hint = refused("somebody/some-model")
