@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import EulerDiscreteScheduler
 
 from data.workspace import Workspace
 from hitl.config import RunConfig, parse_config
@@ -75,7 +76,12 @@ def assert_it_runs(stage: Stage, ours: torch.Tensor, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("kind", ["sd2", "sdxl", "sd35"])
 def test_its_code_loads_the_policy(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    model = str(KINDS[kind].save(tmp_path / "my-model"))
+    """Of a model that was published in half precision and, where it has a UNet, with another sampler than ours."""
+    published = load_stock(KINDS[kind].save(tmp_path / "whole"), dtype=torch.float16)
+    if hasattr(published, "unet"):
+        published.scheduler = EulerDiscreteScheduler.from_config(published.scheduler.config)
+    model = str(tmp_path / "my-model")
+    published.save_pretrained(model)
     stage = a_stage(tmp_path, model)
     ours = a_policy(stage, load_family(model))
     assert_it_runs(stage, ours, monkeypatch, base=model)

@@ -58,6 +58,8 @@ def test_a_file_without_the_t5_encoder_loads_without_it_whatever_the_settings_sa
     found = pictures(tmp_path / "model.safetensors", config=str(folder))
     assert torch.equal(found, pictures(tmp_path / "without"))
     assert not torch.equal(found, pictures(folder))
+    save_as_single_file(load_stock(folder), tmp_path / "with.safetensors")
+    assert torch.equal(pictures(tmp_path / "with.safetensors", config=str(tmp_path / "without")), found)
 
 
 def refused(name: object, **options: Any) -> tuple[str, str]:
