@@ -89,6 +89,8 @@ class DrawConfig:
 
     steps: int = 10
     """DDIM steps of one image."""
+    window: int = 0
+    """How many of the first steps have noise, of level sample.eta; d3po learns from them."""
     images_per_prompt: int = 4
     """Images of each prompt; pairs to compare are chosen among them."""
     batch_size: int = 32
@@ -99,6 +101,11 @@ class DrawConfig:
         if self.images_per_prompt < 2:
             raise ConfigError(
                 f"draw.images_per_prompt is {self.images_per_prompt}, but a comparison needs 2.", hint="Use 4."
+            )
+        if not 0 <= self.window <= self.steps:
+            raise ConfigError(
+                f"draw.window is {self.window}, but draw.steps is {self.steps}.",
+                hint="Set draw.window between 0 and draw.steps.",
             )
 
 

@@ -267,9 +267,7 @@ def fit_reward(round: Round) -> dict[str, Any]:
     """Fit a reward model on all comparisons so far."""
     hub = round.hub
     hub.live.enter("fit", "Learning what people like")
-    texts = {prompt.prompt_id: prompt.text for prompt in round.prompts}
-    drawn = sorted((image.image_id, texts[image.prompt_id]) for image in hub.store.images(round.number))
-    return _work(round, "fit", drawn=drawn, snapshot=_snapshot(round))
+    return _work(round, "fit", drawn=_drawn(round), snapshot=_snapshot(round))
 
 
 def train_policy(round: Round) -> dict[str, Any]:
@@ -277,7 +275,7 @@ def train_policy(round: Round) -> dict[str, Any]:
     hub = round.hub
     hub.live.enter("train", "Training the image model", total=round.config.train.epochs)
     prompts = [asdict(prompt) for prompt in round.trained_on]
-    return _work(round, "train", prompts=prompts, snapshot=_snapshot(round))
+    return _work(round, "train", prompts=prompts, drawn=_drawn(round), snapshot=_snapshot(round))
 
 
 def evaluate_policy(round: Round) -> dict[str, Any]:
@@ -409,6 +407,16 @@ def _snapshot(round: Round) -> str:
     manifest = round.hub.workspace.manifest(round.number, "rate")
     assert manifest is not None  # stages run in order
     return manifest["snapshot"]
+
+
+def _drawn(round: Round) -> list[dict[str, str]]:
+    """This round's images: their ids, prompts, and the seeds they were drawn from."""
+    texts = {prompt.prompt_id: prompt.text for prompt in round.prompts}
+    images = sorted(round.hub.store.images(round.number), key=lambda image: (image.image_id, texts[image.prompt_id]))
+    return [
+        {"image_id": image.image_id, "prompt": texts[image.prompt_id], "seed": image.provenance["seed"]}
+        for image in images
+    ]
 
 
 def _checkpoint(round: Round) -> str:

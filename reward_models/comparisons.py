@@ -16,7 +16,7 @@ from hitl.core.errors import NotEnoughRatings, StoreError
 COLUMNS = ("round", "prompt", "rater_id", "image_a", "image_b", "outcome", "left")
 """What is read of a snapshot; it holds more."""
 
-_OUTCOMES = {"a": 1, "b": -1, "tie": 0}
+OUTCOMES = {"a": 1, "b": -1, "tie": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def from_rows(rows: Sequence[Mapping[str, Any]]) -> Comparisons:
         things=things,
         first=np.array([index[row["image_a"], row["prompt"]] for row in rows]),
         second=np.array([index[row["image_b"], row["prompt"]] for row in rows]),
-        outcome=np.array([_OUTCOMES[row["outcome"]] for row in rows]),
+        outcome=np.array([OUTCOMES[row["outcome"]] for row in rows]),
         side=np.array([1 if row["left"] == "a" else -1 for row in rows]),
         prompts=[row["prompt"] for row in rows],
     )

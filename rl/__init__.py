@@ -5,11 +5,16 @@ from hitl.core.registry import Registry
 ALGORITHMS = Registry(
     "algorithm",
     {
+        "best_of_n": "rl.algorithms.best_of_n:BestOfN",
+        "d3po": "rl.algorithms.dpo:D3po",
+        "diffusion_dpo": "rl.algorithms.dpo:DiffusionDpo",
         "dpok": "rl.algorithms.dpok:Dpok",
         "dpok_authors": "rl.algorithms.dpok:DpokAuthors",
         "ddpo_is": "rl.algorithms.ddpo:DdpoIs",
         "ddpo_sf": "rl.algorithms.ddpo:DdpoSf",
+        "draft": "rl.algorithms.draft:Draft",
         "nft": "rl.algorithms.nft:Nft",
+        "refl": "rl.algorithms.draft:Refl",
         "rwr": "rl.algorithms.rwr:Rwr",
         "sft": "rl.algorithms.sft:Sft",
     },

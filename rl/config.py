@@ -54,7 +54,8 @@ class TrainConfig:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     algorithm: str = "dpok"
-    """Name in the registry of algorithms: dpok, dpok_authors, ddpo_is, ddpo_sf, rwr or sft."""
+    """Name in the registry of algorithms: dpok, dpok_authors, ddpo_is, ddpo_sf, rwr, sft, nft, refl, draft, d3po,
+    diffusion_dpo or best_of_n."""
     epochs: int = 10
     """Times that fresh images are collected and learned from, per round."""
     prompts_per_epoch: int = 16
@@ -66,7 +67,8 @@ class TrainConfig:
     updates_per_epoch: int = 1
     """Optimiser steps on one epoch's images. Above 1 the clipped ratio starts to matter."""
     noises_per_image: int = 4
-    """Of algorithms that learn from images (rwr, sft): how often an epoch adds noise to each of them."""
+    """Of algorithms that learn from images (rwr, sft, nft, refl, diffusion_dpo): how often an epoch adds noise to each;
+    of d3po, at how many of its steps it looks."""
     replay: int = 0
     """Of policy gradient: transitions of earlier epochs that an epoch learns from again, beside its own; the oldest are
     dropped first."""

@@ -3,7 +3,7 @@
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -51,3 +51,19 @@ def score_function_loss(
     """REINFORCE, DDPO's DDPO_SF (arXiv:2305.13301, Eq. (4)), negated. Right only for samples of the present policy."""
     loss = -advantages * log_prob
     return (loss if weights is None else weights * loss).mean()
+
+
+def davidson_loss(
+    log_odds: Float[Tensor, "batch"], outcome: Int[Tensor, "batch"], *, tie_odds: float
+) -> Float[Tensor, ""]:
+    """- log P(outcome) of comparisons that may end in a tie, by the model of Davidson (1970); a batch mean.
+
+    With d the log-odds of the first, the weights of first, second and tie are e^(d/2), e^(-d/2) and `tie_odds`, so that
+    a tie draws d towards 0. With `tie_odds` = 0 it is -log sigmoid(d) of the better one, and a tie says nothing.
+    """
+    log_tie = torch.full_like(log_odds, tie_odds).log()
+    weights = torch.stack([-log_odds / 2, log_tie, log_odds / 2])  # rows: outcome -1, 0, 1
+    losses = weights.logsumexp(dim=0) - weights.gather(0, (outcome.long() + 1)[None])[0]
+    if tie_odds == 0:
+        losses = torch.where(outcome == 0, 0.0, losses)
+    return losses.mean()

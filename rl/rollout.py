@@ -65,21 +65,68 @@ def collect(
     names: list[str] = [prompt for prompt in prompts for _ in range(members)]
     signs = [-1.0 if config.antithetic and member % 2 else 1.0 for _ in prompts for member in range(members)]
     starts = torch.arange(len(names)) // (members if config.shared_noise else 1)
+    return _follow(family, names, x, starts, schedule, config.guidance, noise_seeds, signs, config.batch_size)
+
+
+def trace(
+    family: Family,
+    prompts: Sequence[str],
+    schedule: Schedule,
+    *,
+    guidance: float,
+    seeds: Sequence[tuple[object, ...]],
+    batch_size: int,
+) -> Trajectory:
+    """Draw one image of each prompt; its seed names where it starts and the noise of its steps."""
+    x = torch.stack([torch.randn(family.latent_shape, generator=generator(*seed)) for seed in seeds])
+    noise_seeds = [(*seed, "steps") for seed in seeds]
+    starts, signs = torch.arange(len(x)), [1.0] * len(x)
+    return _follow(family, [*prompts], x, starts, schedule, guidance, noise_seeds, signs, batch_size)
+
+
+def draw(
+    family: Family,
+    prompts: Sequence[str],
+    *,
+    steps: int,
+    guidance: float,
+    seeds: Sequence[tuple[object, ...]],
+    batch_size: int,
+    eta: float = 0.0,
+    window: int = 0,
+) -> UInt8[Tensor, "batch 3 height width"]:
+    """Images as `trace` draws them: by default without noise in the steps."""
+    schedule = family.process.schedule(steps, eta=eta, window=window)
+    return trace(family, prompts, schedule, guidance=guidance, seeds=seeds, batch_size=batch_size).images
+
+
+def _follow(
+    family: Family,
+    prompts: list[str],
+    x: Float[Tensor, "batch c h w"],
+    starts: Int[Tensor, "batch"],
+    schedule: Schedule,
+    guidance: float,
+    noise_seeds: Sequence[tuple[object, ...]],
+    signs: Sequence[float],
+    batch_size: int,
+) -> Trajectory:
+    """Follow the schedule from each x. Images of one start, which are neighbours, share its number in `starts`."""
     parts = [
-        _draw_batch(
+        _follow_batch(
             family,
-            names[i : i + config.batch_size],
-            x[i : i + config.batch_size],
-            starts[i : i + config.batch_size],
+            prompts[i : i + batch_size],
+            x[i : i + batch_size],
+            starts[i : i + batch_size],
             schedule,
-            config.guidance,
-            noise_seeds[i : i + config.batch_size],
-            signs[i : i + config.batch_size],
+            guidance,
+            noise_seeds[i : i + batch_size],
+            signs[i : i + batch_size],
         )
-        for i in range(0, len(names), config.batch_size)
+        for i in range(0, len(prompts), batch_size)
     ]
     return Trajectory(
-        prompts=names,
+        prompts=prompts,
         images=torch.cat([part[0] for part in parts]),
         states=torch.cat([part[1] for part in parts]),
         log_probs=torch.cat([part[2] for part in parts]),
@@ -89,7 +136,7 @@ def collect(
 
 
 @torch.no_grad()
-def _draw_batch(
+def _follow_batch(
     family: Family,
     prompts: list[str],
     x: Float[Tensor, "batch c h w"],
@@ -130,31 +177,5 @@ def _draw_batch(
             states.append(x)
         else:
             x = mean
-    return family.decode(x), torch.stack(states, dim=1), torch.stack(log_probs, dim=1), x
-
-
-@torch.no_grad()
-def draw(
-    family: Family,
-    prompts: Sequence[str],
-    *,
-    steps: int,
-    guidance: float,
-    seeds: Sequence[tuple[object, ...]],
-    batch_size: int,
-) -> UInt8[Tensor, "batch 3 height width"]:
-    """Draw one image per prompt with deterministic DDIM (eta = 0), each from the initial noise its seed names."""
-    schedule = family.process.schedule(steps, eta=0.0, window=0).to(family.device)
-    images = []
-    for start in range(0, len(prompts), batch_size):
-        part = slice(start, start + batch_size)
-        x = torch.stack([torch.randn(family.latent_shape, generator=generator(*seed)) for seed in seeds[part]]).to(
-            family.device
-        )
-        for t, x_coefficient, output_coefficient in zip(
-            schedule.timesteps, schedule.x_coefficient, schedule.output_coefficient, strict=True
-        ):
-            output = family.predict(x, t.expand(len(x)), prompts[part], guidance=guidance)
-            x = step_mean(x, output, x_coefficient.expand(len(x)), output_coefficient.expand(len(x)))
-        images.append(family.decode(x))
-    return torch.cat(images)
+    found = torch.stack(log_probs, dim=1) if log_probs else x.new_zeros((len(x), 0))
+    return family.decode(x), torch.stack(states, dim=1), found, x

@@ -10,10 +10,13 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from hitl.core.errors import ConfigError, TrainingError
-from rl import policy_gradient, regression
-from rl.algorithms.contract import Algorithm, PolicyGradient, Regression
+from rl import backpropagation, policy_gradient, preferences, regression
+from rl.algorithms.best_of_n import BestOfN
+from rl.algorithms.contract import Algorithm, Backpropagation, PolicyGradient, Preference, Regression
+from rl.backpropagation import require_differentiable
 from rl.config import SampleConfig, TrainConfig
 from rl.families.family import Family
+from rl.preferences import Comparisons, Traces
 from rl.randomness import generator
 from rl.rollout import collect
 from rl.state import TrainingState
@@ -23,7 +26,7 @@ Reward = Callable[[UInt8[Tensor, "batch 3 height width"], Sequence[str]], Float[
 
 def train(
     family: Family,
-    algorithm: Algorithm,
+    algorithm: PolicyGradient | Regression | Backpropagation | BestOfN,
     reward: Reward,
     prompts: Sequence[str],
     config: TrainConfig,
@@ -48,43 +51,99 @@ def train(
             finite score for each image, or the gradient is not finite.
         ConfigError: settings that a round cannot change on its way have changed, or ask for what cannot be done.
     """
-    is_regression = isinstance(algorithm, Regression)
-    if is_regression and (config.value_function or config.replay):
-        name = "train.value_function" if config.value_function else "train.replay"
-        raise ConfigError(
-            f"{name} is set, but train.algorithm = {config.algorithm!r} learns from images and has no use for it.",
-            hint=f"Set {name} back, or use an algorithm of policy gradient, such as dpok.",
-        )
-    if config.replay and not is_regression:
-        _require_replay(algorithm, family, config)
+    _require_settings_of_use(algorithm, family, config)
+    differentiable = None
+    if isinstance(algorithm, Backpropagation):
+        differentiable = require_differentiable(reward, algorithm, sample)
     run = TrainingState.start(family, config, sample, folder, place, start_from)
+    if isinstance(algorithm, BestOfN):
+        run.save(0)
+        family.save_lora(folder)
+        return
     by_task: dict[str, list[str]] = {}
     for prompt, task in zip(prompts, tasks or [""] * len(prompts), strict=True):
         by_task.setdefault(task, []).append(prompt)
     for epoch in range(run.epoch, config.epochs):
         started = time.monotonic()
         chosen = _choose(by_task, config.prompts_per_epoch, place, epoch)
-        with family.reference() if is_regression and algorithm.learns_from_reference else contextlib.nullcontext():
-            trajectory = collect(family, chosen, config.images_per_prompt, sample, (*place, epoch))
-        collected = time.monotonic()
-        scores = _checked(reward(trajectory.images, trajectory.prompts), trajectory.prompts)
-        scores = scores.reshape(len(chosen), config.images_per_prompt)
-        scored = time.monotonic()
-        if is_regression:
-            metrics = regression.update(run, algorithm, trajectory, scores, config, (*place, epoch))
+        here = (*place, epoch)
+        if isinstance(algorithm, Backpropagation):
+            assert differentiable is not None
+            scores, metrics = backpropagation.update(run, algorithm, differentiable, chosen, config, sample, here)
+            metrics["seconds_update"] = time.monotonic() - started
         else:
-            metrics = policy_gradient.update(run, algorithm, trajectory, scores, config, sample, (*place, epoch))
+            with family.reference() if _draws_by_reference(algorithm) else contextlib.nullcontext():
+                trajectory = collect(family, chosen, config.images_per_prompt, sample, here)
+            collected = time.monotonic()
+            scores = _checked(reward(trajectory.images, trajectory.prompts), trajectory.prompts)
+            scores = scores.reshape(len(chosen), config.images_per_prompt)
+            scored = time.monotonic()
+            if isinstance(algorithm, Regression):
+                metrics = regression.update(run, algorithm, trajectory, scores, config, here)
+            else:
+                metrics = policy_gradient.update(run, algorithm, trajectory, scores, config, sample, here)
+            metrics |= {
+                "seconds_collect": collected - started,
+                "seconds_score": scored - collected,
+                "seconds_update": time.monotonic() - scored,
+            }
         metrics |= {
             "reward_mean": float(scores.mean()),
             "reward_std": float(scores.std()),
             "reward_std_within_prompt": float(scores.std(dim=1).mean()),
-            "seconds_collect": collected - started,
-            "seconds_score": scored - collected,
-            "seconds_update": time.monotonic() - scored,
         }
         on_epoch(epoch + 1, metrics)  # before the state: a kill between the two repeats the epoch and tells it again
         run.save(epoch + 1)
     family.save_lora(folder)
+
+
+def train_on_comparisons(
+    family: Family,
+    algorithm: Preference,
+    compared: Comparisons,
+    traces: Traces | None,
+    config: TrainConfig,
+    sample: SampleConfig,
+    *,
+    folder: Path,
+    place: tuple[object, ...],
+    start_from: Path | None = None,
+    on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, metrics: None,
+) -> None:
+    """The same for an algorithm that needs no reward: epochs of comparisons instead of fresh images.
+
+    Args:
+        traces: how the compared images were drawn, for an algorithm that learns from steps.
+
+    Raises:
+        TrainingError, ConfigError: as `train`.
+    """
+    _require_settings_of_use(algorithm, family, config)
+    run = TrainingState.start(family, config, sample, folder, place, start_from)
+    for epoch in range(run.epoch, config.epochs):
+        started = time.monotonic()
+        metrics = preferences.update(run, algorithm, compared, traces, config, (*place, epoch))
+        metrics["seconds_update"] = time.monotonic() - started
+        on_epoch(epoch + 1, metrics)
+        run.save(epoch + 1)
+    family.save_lora(folder)
+
+
+def _draws_by_reference(algorithm: Algorithm) -> bool:
+    return isinstance(algorithm, Regression) and algorithm.learns_from_reference
+
+
+def _require_settings_of_use(algorithm: Algorithm, family: Family, config: TrainConfig) -> None:
+    """Raise a ConfigError for settings of policy gradient that this algorithm makes nothing of, or something wrong."""
+    if not isinstance(algorithm, PolicyGradient):
+        if config.value_function or config.replay:
+            name = "train.value_function" if config.value_function else "train.replay"
+            raise ConfigError(
+                f"{name} is set, but train.algorithm = {config.algorithm!r} learns from images and has no use for it.",
+                hint=f"Set {name} back, or use an algorithm of policy gradient, such as dpok.",
+            )
+    elif config.replay:
+        _require_replay(algorithm, family, config)
 
 
 def _require_replay(algorithm: PolicyGradient, family: Family, config: TrainConfig) -> None:

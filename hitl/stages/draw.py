@@ -6,13 +6,24 @@ from importlib.metadata import version
 from PIL import Image
 
 from data.workspace import write_atomically
+from hitl.core.errors import ConfigError
 from hitl.stages.stage import Desk, Stage
+from rl.algorithms.contract import Preference
+from rl.algorithms.make import make_algorithm
 from rl.rollout import draw
 
 
 def run(stage: Stage, desk: Desk) -> None:
     """Write one PNG per (prompt, index) into the stage's folder; files that are there already are kept."""
     config = stage.config
+    # Before people rate: settings that training would refuse are refused here.
+    algorithm = make_algorithm(config.train.algorithm, config.algorithm)
+    if isinstance(algorithm, Preference) and algorithm.learns_from_steps and not config.draw.window:
+        raise ConfigError(
+            f"train.algorithm = {config.train.algorithm!r} learns from the steps that drew an image, but they have no "
+            "noise: draw.window is 0.",
+            hint=f"Set draw.window = {config.sample.window}, as sample.window, or use diffusion_dpo.",
+        )
     family = desk.family(config)
     policy_round = stage.inputs["policy_round"]
     if policy_round:
@@ -35,6 +46,8 @@ def run(stage: Stage, desk: Desk) -> None:
                 guidance=config.sample.guidance,
                 seeds=seeds,
                 batch_size=config.draw.batch_size,
+                eta=config.sample.eta,
+                window=config.draw.window,
             )
             for file, image in zip(files, images.permute(0, 2, 3, 1).numpy(), strict=True):
                 buffer = io.BytesIO()
@@ -51,7 +64,8 @@ def run(stage: Stage, desk: Desk) -> None:
         "checkpoint": stage.inputs["checkpoint"],
         "sampler": "ddim",
         "steps": config.draw.steps,
-        "eta": 0.0,
+        "eta": config.sample.eta if config.draw.window else 0.0,
+        "window": config.draw.window,
         "guidance": config.sample.guidance,
         "versions": {package: version(package) for package in ("torch", "diffusers", "hitl")},
     }

@@ -6,10 +6,12 @@ from data.workspace import Workspace
 from hitl.stages.stage import Desk, Stage, read_images
 from reward_models.comparisons import read_snapshot
 from reward_models.fit import fit_reward, require_better_than_chance
+from rl.algorithms.contract import Preference
+from rl.algorithms.make import make_algorithm
 
 
 def run(stage: Stage, desk: Desk) -> None:
-    """Fit, save under `fit/reward`, and refuse a model at chance unless `fit.force`."""
+    """Fit, save under `fit/reward`, and refuse a model at chance, unless `fit.force` or nothing is trained on it."""
     snapshot = stage.workspace.round_dir(stage.round) / "snapshot.parquet"
     report = fit_reward(
         read_snapshot(snapshot),
@@ -17,11 +19,12 @@ def run(stage: Stage, desk: Desk) -> None:
         stage.config.fit,
         stage.workspace.root / "cache" / "features",
         stage.folder / "reward",
-        reference_images=[(image_id, prompt) for image_id, prompt in stage.inputs["drawn"]],
+        reference_images=[(row["image_id"], row["prompt"]) for row in stage.inputs["drawn"]],
         snapshot_sha=stage.inputs["snapshot"],
         device=desk.device(stage.config),
     )
-    require_better_than_chance(report, stage.config.fit.force)
+    is_trained_on = not isinstance(make_algorithm(stage.config.train.algorithm, stage.config.algorithm), Preference)
+    require_better_than_chance(report, stage.config.fit.force or not is_trained_on)
     stage.finish({"report": report.to_dict()})
 
 

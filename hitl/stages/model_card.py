@@ -8,9 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from hitl.config import RunConfig
 from hitl.stages.stage import Stage
-from rl import ALGORITHMS
+from rl.algorithms.contract import Preference
+from rl.algorithms.make import make_algorithm
 from rl.families.family import Family
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
@@ -24,7 +24,8 @@ def model_card(stage: Stage, family: Family) -> str:
     head = [f"base_model: {hub_id}"] if hub_id else []
     head += ["library_name: diffusers", "pipeline_tag: text-to-image", "tags:"]
     head += [f"- {tag}" for tag in ("lora", "human-feedback", "reinforcement-learning", train.algorithm, "hitl")]
-    settings = ", ".join(f"{key} {value}" for key, value in asdict(_algorithm(config)).items())
+    algorithm: Any = make_algorithm(train.algorithm, config.algorithm)
+    settings = ", ".join(f"{key} {value}" for key, value in asdict(algorithm).items())
     goes_on = stage.inputs["policy_round"]
     start = f"from the policy of round {goes_on}" if goes_on else "from the base model"
     rows = {
@@ -35,7 +36,7 @@ def model_card(stage: Stage, family: Family) -> str:
         f"learning rate {train.learning_rate:g}",
         "images learned from": f"{sample.steps} steps, the first {sample.window} with noise (eta {sample.eta:g}), "
         f"guidance {sample.guidance:g}",
-        "learned from": _judges(stage),
+        "learned from": "comparisons alone" if isinstance(algorithm, Preference) else _judges(stage),
         "comparisons": f"snapshot `{stage.inputs['snapshot']}`",
         "last epoch": _last_epoch(stage) or "not recorded",
         "made with": ", ".join(f"{package} {version(package)}" for package in ("hitl", "diffusers", "torch")),
@@ -94,10 +95,6 @@ def _code(name: str, hub_id: str, family: Family, stage: Stage) -> str:
     call = f"{prompt}, num_inference_steps={stage.config.draw.steps}, guidance_scale={stage.config.sample.guidance:g}"
     lines += ['pipeline.load_lora_weights(".")', f"image = pipeline({call}).images[0]"]
     return "\n".join(lines)
-
-
-def _algorithm(config: RunConfig) -> Any:
-    return ALGORITHMS.load(config.train.algorithm)(**config.algorithm)
 
 
 def _judges(stage: Stage) -> str:

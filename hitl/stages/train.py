@@ -1,50 +1,71 @@
-"""Train: DPOK (or another algorithm) on the trained-on prompts, against the reward model of this round."""
+"""Train: DPOK or another algorithm, against this round's reward model or straight from the comparisons."""
 
 import hashlib
 import json
+from pathlib import Path
+
+import torch
 
 from data.workspace import write_atomically
-from hitl.core.errors import ConfigError
-from hitl.core.registry import closest
+from hitl.core.errors import NotEnoughRatings
 from hitl.stages.model_card import model_card
-from hitl.stages.stage import Desk, Stage
+from hitl.stages.stage import Desk, Stage, read_images
+from reward_models.comparisons import OUTCOMES, read_snapshot
 from reward_models.rewards.clip_head import ClipHead
-from rl import ALGORITHMS
-from rl.train import train
+from rl.algorithms.best_of_n import BestOfN
+from rl.algorithms.contract import Preference
+from rl.algorithms.make import make_algorithm
+from rl.config import TrainConfig
+from rl.families.family import Family
+from rl.preferences import Comparisons, Traces, retrace
+from rl.train import train, train_on_comparisons
 
 
 def run(stage: Stage, desk: Desk) -> None:
     """Train the LoRA; a run that was cut off goes on from its last finished epoch."""
     config = stage.config
-    maker = ALGORITHMS.load(config.train.algorithm)
-    try:
-        algorithm = maker(**config.algorithm)
-    except TypeError as error:
-        raise ConfigError(
-            f"[algorithm] does not fit {config.train.algorithm}: {str(error).split('() ')[-1]}.",
-            hint=closest(next(iter(config.algorithm)), list(maker.__dataclass_fields__)),
-        ) from error
-    reward = ClipHead.load(
-        stage.workspace.stage_dir(stage.round, "fit") / "reward",
-        device=desk.device(config),
-        chunk=config.fit.batch_size,
-    )
+    algorithm = make_algorithm(config.train.algorithm, config.algorithm)
     family = desk.family(config)
     policy = stage.checkpoint(stage.round)
-    prompts = stage.inputs["prompts"]
-    train(
-        family,
-        algorithm,
-        reward,
-        [prompt["text"] for prompt in prompts],
-        config.train,
-        config.sample,
-        folder=policy,
-        place=stage.place,
-        tasks=[prompt["task"] for prompt in prompts] if config.train.balance_tasks else None,
-        start_from=stage.checkpoint(stage.inputs["policy_round"]) if stage.inputs["policy_round"] else None,
-        on_epoch=lambda epoch, metrics: stage.report(epoch, config.train.epochs, **metrics),
-    )
+    start_from = stage.checkpoint(stage.inputs["policy_round"]) if stage.inputs["policy_round"] else None
+
+    def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
+        stage.report(epoch, config.train.epochs, **metrics)
+
+    if isinstance(algorithm, Preference):
+        compared, traces = _compared(stage, family, algorithm, start_from)
+        train_on_comparisons(
+            family,
+            algorithm,
+            compared,
+            traces,
+            config.train,
+            config.sample,
+            folder=policy,
+            place=stage.place,
+            start_from=start_from,
+            on_epoch=on_epoch,
+        )
+    else:
+        reward = ClipHead.load(
+            stage.workspace.stage_dir(stage.round, "fit") / "reward",
+            device=desk.device(config),
+            chunk=config.fit.batch_size,
+        )
+        prompts = stage.inputs["prompts"]
+        train(
+            family,
+            algorithm,
+            reward,
+            [prompt["text"] for prompt in prompts],
+            config.train,
+            config.sample,
+            folder=policy,
+            place=stage.place,
+            tasks=[prompt["task"] for prompt in prompts] if config.train.balance_tasks else None,
+            start_from=start_from,
+            on_epoch=on_epoch,
+        )
     write_atomically(
         policy / "policy.json",
         json.dumps({"model": config.model.name, "round": stage.round, "snapshot": stage.inputs["snapshot"]}).encode(),
@@ -54,7 +75,52 @@ def run(stage: Stage, desk: Desk) -> None:
     stage.finish(
         {
             "epochs": config.train.epochs,
-            "images": config.train.epochs * config.train.prompts_per_epoch * config.train.images_per_prompt,
+            "images": 0 if isinstance(algorithm, Preference | BestOfN) else _images(config.train),
             "checkpoint": hashlib.sha256(weights).hexdigest(),
         }
     )
+
+
+def _images(config: TrainConfig) -> int:
+    """Drawn while training."""
+    return config.epochs * config.prompts_per_epoch * config.images_per_prompt
+
+
+def _compared(
+    stage: Stage, family: Family, algorithm: Preference, start_from: Path | None
+) -> tuple[Comparisons, Traces | None]:
+    """The snapshot's comparisons; with the steps that drew the images, those of this round alone.
+
+    Raises:
+        NotEnoughRatings: there are none.
+    """
+    rows = read_snapshot(stage.workspace.round_dir(stage.round) / "snapshot.parquet")
+    rows = [row for row in rows if row["image_a"] != row["image_b"]]
+    if algorithm.learns_from_steps:
+        rows = [row for row in rows if row["round"] == stage.round]
+    if not rows:
+        raise NotEnoughRatings("There are no comparisons to learn from.", hint="Rate pairs of this round's images.")
+    things = sorted({(row[side], row["prompt"]) for row in rows for side in ("image_a", "image_b")})
+    index = {thing: number for number, thing in enumerate(things)}
+    compared = Comparisons(
+        images=read_images(stage.workspace, [image_id for image_id, _ in things]),
+        prompts=[prompt for _, prompt in things],
+        first=torch.tensor([index[row["image_a"], row["prompt"]] for row in rows]),
+        second=torch.tensor([index[row["image_b"], row["prompt"]] for row in rows]),
+        outcome=torch.tensor([OUTCOMES[row["outcome"]] for row in rows]),
+    )
+    if not algorithm.learns_from_steps:
+        return compared, None
+    config = stage.config
+    seeds = {(row["image_id"], row["prompt"]): row["seed"] for row in stage.inputs["drawn"]}
+    if start_from is not None:
+        family.load_lora(start_from)
+    traces = retrace(
+        family,
+        compared,
+        family.process.schedule(config.draw.steps, eta=config.sample.eta, window=config.draw.window),
+        guidance=config.sample.guidance,
+        seeds=[tuple(seeds[thing].split("/")) for thing in things],
+        batch_size=config.draw.batch_size,
+    )
+    return compared, traces

@@ -1,10 +1,12 @@
-"""What the two kinds of algorithm are given and what they offer: policy gradient, and regression on images."""
+"""What the kinds of algorithm are given and what they offer: four that learn, and one that does not."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+
+from rl.algorithms.best_of_n import BestOfN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,5 +90,45 @@ class Regression(Protocol):
     def loss(self, denoised: Denoised) -> Float[Tensor, ""]: ...
 
 
-Algorithm = PolicyGradient | Regression
+@runtime_checkable
+class Preference(Protocol):
+    """Learns from comparisons of images, without a reward: `rl.preferences`."""
+
+    learns_from_steps: ClassVar[bool]
+    """Whether an image gains by the steps that drew it, which must then have noise; else by being denoised."""
+
+    def loss(
+        self, first: Float[Tensor, "batch"], second: Float[Tensor, "batch"], outcome: Int[Tensor, "batch"]
+    ) -> Float[Tensor, ""]:
+        """Of what each image of a comparison gains on the reference, with a gradient, and who is better: 1 the first,
+        -1 the second, 0 neither."""
+        ...
+
+
+@runtime_checkable
+class Backpropagation(Protocol):
+    """Learns by the gradient of a differentiable reward: `rl.backpropagation`."""
+
+    jumps: ClassVar[bool]
+    """Whether one of the last steps goes straight to the image it means; else the gradient goes through all of them."""
+
+    @property
+    def last_steps(self) -> int:
+        """How many."""
+        ...
+
+    @property
+    def gradient_cap(self) -> float:
+        """Largest norm of the loss's gradient in one image's latent."""
+        ...
+
+    @property
+    def denoising_weight(self) -> float:
+        """Of the mean square error in denoising the reference's images."""
+        ...
+
+    def loss(self, scores: Float[Tensor, "batch"]) -> Float[Tensor, "batch"]: ...
+
+
+Algorithm = PolicyGradient | Regression | Backpropagation | Preference | BestOfN
 """What an entry of the registry of algorithms is."""

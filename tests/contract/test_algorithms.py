@@ -1,10 +1,12 @@
 """What every algorithm of the registry keeps: pure functions of a frozen configuration, signs and gradients right.
 
-There are two kinds, policy gradient and regression on images, and each entry is one of them.
+There are kinds of them (`rl.algorithms.contract`), and each entry is of one.
 """
 
 import dataclasses
+import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,15 +16,20 @@ from torch.distributions import Normal
 
 from hitl.core.errors import ConfigError
 from rl import ALGORITHMS
-from rl.algorithms.contract import Denoised, PolicyGradient, Regression, Steps
+from rl.algorithms.best_of_n import BestOfN
+from rl.algorithms.contract import Backpropagation, Denoised, PolicyGradient, Preference, Regression, Steps
 from rl.algorithms.dpok import Dpok, DpokAuthors
+from rl.algorithms.draft import Refl
 from rl.algorithms.nft import Nft
 from rl.algorithms.rwr import Rwr
 from rl.algorithms.sft import Sft
 from rl.config import SampleConfig, TrainConfig
-from rl.train import train
+from rl.preferences import Comparisons, retrace
+from rl.rollout import trace
+from rl.train import train, train_on_comparisons
 from tests.fixtures.tiny_pipeline import build_family
 
+GOLDEN = json.loads((Path(__file__).parents[1] / "fixtures" / "golden.json").read_text())
 OLD = torch.tensor([-200.0, -180.0, 15.0])
 ADVANTAGES = torch.tensor([1.0, -2.0, 0.5])
 STEPS = Steps(
@@ -39,6 +46,9 @@ STEPS = Steps(
 """Three fresh transitions: at the last, the last but one step, a small difference of noises is a large KL."""
 
 
+KINDS = (PolicyGradient, Regression, Backpropagation, Preference, BestOfN)
+
+
 def names(kind: type) -> list[str]:
     return [name for name in ALGORITHMS.names() if isinstance(ALGORITHMS.load(name)(), kind)]
 
@@ -53,10 +63,20 @@ def regression(request: pytest.FixtureRequest) -> Regression:
     return ALGORITHMS.load(request.param)()
 
 
+@pytest.fixture(params=names(Backpropagation))
+def backpropagation(request: pytest.FixtureRequest) -> Backpropagation:
+    return ALGORITHMS.load(request.param)()
+
+
+@pytest.fixture(params=names(Preference))
+def preference(request: pytest.FixtureRequest) -> Preference:
+    return ALGORITHMS.load(request.param)()
+
+
 @pytest.mark.parametrize("name", ALGORITHMS.names())
 def test_it_is_a_frozen_configuration_with_a_default_for_every_field(name: str):
     algorithm = ALGORITHMS.load(name)()
-    assert isinstance(algorithm, PolicyGradient) is not isinstance(algorithm, Regression)
+    assert sum(isinstance(algorithm, kind) for kind in KINDS) == 1
     assert dataclasses.is_dataclass(algorithm)
     for field in dataclasses.fields(algorithm):
         with pytest.raises(dataclasses.FrozenInstanceError):
@@ -258,7 +278,89 @@ def test_a_regression_of_two_numbers_finds_the_weighted_mean_of_what_it_sees(reg
         assert abs(float(mean.detach() @ torch.tensor([0.8, -0.6]))) < 1  # nothing rewards it, nothing holds it
 
 
-# -- both -------------------------------------------------------------------------------------------------------------
+# -- preferences ------------------------------------------------------------------------------------------------------
+
+
+def test_at_the_reference_a_preference_costs_ln_2_and_a_tie_has_no_say_in_the_direction(preference):
+    """Nothing is gained yet: P(first) = 1/2 without ties; with nu = 1/2, 1 / 2.5 and for a tie 0.5 / 2.5."""
+
+    def loss_and_slope(gain: float, outcome: int, tie_odds: float) -> tuple[float, float]:
+        first = torch.tensor([gain], requires_grad=True)
+        loss = replace(preference, tie_odds=tie_odds).loss(first, torch.zeros(1), torch.tensor([outcome]))
+        (slope,) = torch.autograd.grad(loss, first)
+        return loss.item(), slope.item()
+
+    loss, slope = loss_and_slope(0.0, 1, 0.0)
+    assert loss == pytest.approx(GOLDEN["dpo_at_ref"])
+    assert slope == pytest.approx(-preference.beta / 2)
+    assert loss_and_slope(0.0, 1, 0.5)[0] == pytest.approx(math.log(2.5))
+    assert loss_and_slope(0.0, 0, 0.5) == (pytest.approx(math.log(5)), 0.0)
+    assert loss_and_slope(1 / preference.beta, 0, 0.5)[1] > 0  # a tie draws it back
+    assert loss_and_slope(1 / preference.beta, 0, 0.0) == (0.0, 0.0)
+
+
+def test_preferences_teach_the_utility_that_raters_have(preference):
+    """x ~ N(0, 1) in two dimensions is liked as x . g. The best policy within N(m, 1) is m = g / beta (the optimum of
+    DPO, exp(x . g / beta) times the reference), with or without ties, as long as they follow Davidson's model.
+
+    A step gains m . x - |m|^2 / 2 nats; an image's mean square error falls by as much for its two numbers.
+    """
+    algorithm = replace(preference, beta=2.0, tie_odds=0.7)
+    liking = torch.tensor([1.2, -0.6])
+    generator = torch.Generator().manual_seed(0)
+    first, second = torch.randn((2, 40_000, 2), generator=generator)
+    d = (first - second) @ liking
+    weights = torch.stack([(-d / 2).exp(), torch.full_like(d, 0.7), (d / 2).exp()], dim=1)
+    outcome = torch.multinomial(weights, 1, generator=generator)[:, 0] - 1
+    mean = torch.zeros(2, requires_grad=True)
+    optimizer = torch.optim.LBFGS([mean], max_iter=50)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        gains = ((x - 0).square().mean(dim=1) - (x - mean).square().mean(dim=1) for x in (first, second))
+        loss = algorithm.loss(*gains, outcome)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)  # pyright: ignore[reportArgumentType]
+    torch.testing.assert_close(mean.detach(), liking / 2, rtol=0, atol=0.03)
+
+
+# -- backpropagation --------------------------------------------------------------------------------------------------
+
+
+def test_an_image_of_two_numbers_climbs_to_the_best_score(backpropagation):
+    goal, image = torch.tensor([1.5, -0.5]), torch.zeros(2, requires_grad=True)
+    optimizer = torch.optim.Adam([image], lr=0.05)
+    for _ in range(200):
+        optimizer.zero_grad()
+        losses = backpropagation.loss(-(image - goal).square().sum()[None])
+        assert losses.shape == (1,)
+        losses.sum().backward()
+        optimizer.step()
+    torch.testing.assert_close(image.detach(), goal, rtol=0, atol=0.01)
+
+
+def test_refl_learns_nothing_from_a_score_above_its_ceiling():
+    scores = torch.tensor([-1.0, 1.9, 2.5], requires_grad=True)
+    losses = Refl(ceiling=2.0).loss(scores)
+    assert losses.tolist() == pytest.approx([3.0, 0.1, 0.0])
+    losses.sum().backward()
+    assert scores.grad is not None
+    assert scores.grad.tolist() == [-1.0, -1.0, 0.0]
+
+
+# -- all --------------------------------------------------------------------------------------------------------------
+
+
+class Brightness:
+    """A reward with a gradient."""
+
+    def __call__(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        return self.differentiable(images / 255, prompts)
+
+    def differentiable(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        return images.mean(dim=(1, 2, 3))
 
 
 @pytest.mark.parametrize("name", ALGORITHMS.names())
@@ -266,20 +368,29 @@ def test_an_epoch_runs_and_every_metric_is_in_the_glossary(name: str, tmp_path: 
     folder = Path(__file__).parents[2] / "docs" / "algorithms"
     glossary = "".join(page.read_text() for page in folder.glob("*.md"))
     metrics: dict[str, float] = {}
-    algorithm = ALGORITHMS.load(name)()
+    algorithm, family = ALGORITHMS.load(name)(), build_family()
     has_value = isinstance(algorithm, PolicyGradient)
-    train(
-        build_family(),
-        algorithm,
-        lambda images, prompts: images.float().mean(dim=(1, 2, 3)),
-        ["a red circle"],
-        TrainConfig(epochs=1, prompts_per_epoch=1, images_per_prompt=2, lora_rank=1, value_function=has_value),
-        SampleConfig(steps=2, window=1, guidance=1.0),
-        folder=tmp_path,
-        place=(0, 1),
-        on_epoch=lambda epoch, values: metrics.update(values),
-    )
-    assert metrics["grad_norm"] > 0
+    config = TrainConfig(epochs=1, prompts_per_epoch=1, images_per_prompt=2, lora_rank=1, value_function=has_value)
+    sample = SampleConfig(steps=2 if not isinstance(algorithm, Backpropagation) else 3, window=1, guidance=1.0)
+    where = {"folder": tmp_path, "place": (0, 1), "on_epoch": lambda epoch, values: metrics.update(values)}
+    if isinstance(algorithm, Preference):
+        seeds, schedule = [(0,), (1,)], family.process.schedule(2, eta=1.0, window=1)
+        drawn = trace(family, ["a red circle"] * 2, schedule, guidance=1.0, seeds=seeds, batch_size=2)
+        compared = Comparisons(
+            images=drawn.images,
+            prompts=["a red circle"] * 2,
+            first=torch.tensor([0]),
+            second=torch.tensor([1]),
+            outcome=torch.tensor([1]),
+        )
+        traces = None
+        if algorithm.learns_from_steps:
+            traces = retrace(family, compared, schedule, guidance=1.0, seeds=seeds, batch_size=2)
+        train_on_comparisons(family, algorithm, compared, traces, config, sample, **where)
+    else:
+        train(family, algorithm, Brightness(), ["a red circle"], config, sample, **where)
+    assert (tmp_path / "pytorch_lora_weights.safetensors").exists()
+    assert metrics.get("grad_norm", 0) > 0 or isinstance(algorithm, BestOfN)
     assert [metric for metric in metrics if f"`{metric}`" not in glossary] == []
 
 
@@ -293,6 +404,10 @@ def test_a_setting_outside_its_range_is_refused_by_name(name: str):
         "kl_target": (-0.1,),
         "reward_weight": (-10.0,),
         "beta": (-1.0,),
+        "tie_odds": (-0.1,),
+        "last_steps": (0, -1),
+        "gradient_cap": (0.0,),
+        "denoising_weight": (-1.0,),
         "top_share": (-0.1, 1.0),
         "shift": (-1.0,),
         "kl_data": (-1.0,),

@@ -59,6 +59,31 @@ def test_the_first_pass_ratio_is_one_and_the_policy_moved(undisturbed: Path):
     assert trained[-1]["kl_per_step"] > 0.0
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "more", "rounds"),
+    [("d3po", ["--set", "draw.window=2"], 2), ("diffusion_dpo", ["--set", "fit.force=false"], 1), ("refl", [], 1)],
+)
+def test_rounds_of_algorithms_that_need_no_reward_or_its_gradient(
+    algorithm: str, more: list[str], rounds: int, tmp_path: Path
+):
+    """d3po's second round draws its images again by the first one's policy; a reward at chance stops no preference."""
+    root = tmp_path / "workspace"
+    code, _, err = finish(start_rounds(root, "--set", f"train.algorithm={algorithm}", *more, count=rounds))
+    assert code == 0, err
+    rows = [json.loads(line) for line in (Workspace(root).round_dir(rounds) / "metrics.jsonl").read_text().splitlines()]
+    trained = [row["metrics"] for row in rows if row["stage"] == "train"]
+    assert len(trained) == 3
+    assert all(row["grad_norm"] > 0 for row in trained)
+    assert ("reward_mean" in trained[0]) is (algorithm == "refl")
+
+
+def test_steps_without_noise_are_refused_before_anything_is_drawn(tmp_path: Path):
+    code, _, err = finish(start_rounds(tmp_path / "workspace", "--set", "train.algorithm=d3po"))
+    assert code == 2
+    assert "they have no noise: draw.window is 0" in err
+    assert not (tmp_path / "workspace" / "images").exists() or not any((tmp_path / "workspace" / "images").iterdir())
+
+
 def test_a_finished_round_is_not_run_again(undisturbed: Path):
     before = outcome(undisturbed)
     answer = subprocess.run(
