@@ -82,11 +82,15 @@ def report(
 @app.command()
 def export(
     out: Annotated[Path, typer.Argument(help="The file to write.")],
-    format: Annotated[str, typer.Option("--format", help="parquet or jsonl. Default: by the file's ending.")] = "",
-    number: Annotated[int, typer.Option("--round", help="This round alone. Default: all.")] = 0,
+    format: Annotated[
+        str, typer.Option("--format", help="parquet, jsonl or kohya (.safetensors). Default: by the file's ending.")
+    ] = "",
+    number: Annotated[
+        int, typer.Option("--round", help="This round. Default: all comparisons; the last trained policy.")
+    ] = 0,
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Write all comparisons to a file, with prompts, raters and image files."""
+    """Write all comparisons to a file, with prompts, raters and image files; or a policy as a LoRA (kohya)."""
     _run("export", out=out, format=format, number=number, workspace=workspace)
 
 

@@ -106,8 +106,9 @@ def background_level(picture: np.ndarray) -> float:
 
 
 def judge(picture: np.ndarray, text: str) -> Verdict | None:
-    """How well a picture shows what its caption asks for; None for text outside the world's language."""
-    request = captions.parse(text)
+    """How well a picture shows what its caption asks for; None for text outside the world's language, and for pictures
+    of another size, as other models than the starter make them."""
+    request = captions.parse(text) if picture.shape == (SIZE, SIZE, 3) else None
     return None if request is None else assess(read(picture), request)
 
 

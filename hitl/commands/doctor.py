@@ -65,18 +65,21 @@ def examine(workspace: Path | None) -> dict[str, Any]:
         "workspace": str(folder.root) if folder.config_path.exists() else "none here; `hitl init` makes one",
         "free_disk": f"{free / 2**30:.1f} GiB",
         "store": f"held by process {held_by.pid} ({held_by.command})" if held_by else "free",
-        "model": _model(config.model.name, problems),
+        "model": _model(config.model.name, config.model.config, problems),
         "problems": problems,
     }
 
 
-def _model(name: str, problems: list[str]) -> str:
+def _model(name: str, config: str, problems: list[str]) -> str:
     """What the model needs before it can be loaded."""
     from rl.families.loading import STARTER_FOLDER
 
     folder = STARTER_FOLDER if name == "starter" else Path(name)
+    if folder.is_file():
+        return f"{name}, on this disk; {config or 'the hub'} for its tokenizers and settings"
     if folder.exists() or name == "starter":
-        missing = [part for part in ("model_index.json", "unet", "vae") if not (folder / part).exists()]
+        missing = [part for part in ("model_index.json", "vae") if not (folder / part).exists()]
+        missing += [] if (folder / "unet").exists() or (folder / "transformer").exists() else ["unet or transformer"]
         if missing:
             problems.append(f"the model folder of {name!r} lacks {', '.join(missing)}: install hitl again or mend it")
         return f"{name}, on this disk"

@@ -8,6 +8,7 @@ import torch
 
 from data.workspace import write_atomically
 from hitl.core.errors import NotEnoughRatings
+from hitl.stages.model_card import model_card
 from hitl.stages.stage import Desk, Stage, read_images
 from reward_models.comparisons import OUTCOMES, read_snapshot
 from reward_models.rewards.clip_head import ClipHead
@@ -69,6 +70,7 @@ def run(stage: Stage, desk: Desk) -> None:
         policy / "policy.json",
         json.dumps({"model": config.model.name, "round": stage.round, "snapshot": stage.inputs["snapshot"]}).encode(),
     )
+    write_atomically(policy / "README.md", model_card(stage, family).encode())
     weights = (policy / "pytorch_lora_weights.safetensors").read_bytes()
     stage.finish(
         {

@@ -85,6 +85,11 @@ def test_worn_scenes_stay_readable() -> None:
     assert exact >= 76
 
 
+@pytest.mark.parametrize("side", [16, 512])
+def test_another_models_picture_is_not_judged_though_its_prompt_could_be(side: int) -> None:
+    assert verifier.judge(np.zeros((side, side, 3), np.uint8), "a red circle") is None
+
+
 def test_noise_alone_shows_nothing() -> None:
     noise = np.random.default_rng(0).normal(100, 8, (64, 64, 3))
     reading = verifier.read(np.clip(noise, 0, 255).astype(np.uint8))
