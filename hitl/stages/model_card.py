@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hitl.stages.stage import Stage
+from rl.algorithms.best_of_n import BestOfN
 from rl.algorithms.contract import Preference
 from rl.algorithms.make import make_algorithm
 from rl.families.family import Family
@@ -32,7 +33,9 @@ def model_card(stage: Stage, family: Family) -> str:
         "round": f"{stage.round}, going on {start}",
         "algorithm": f"`{train.algorithm}` ({settings})",
         "LoRA": f"rank and alpha {train.lora_rank}, on {', '.join(train.lora_targets)} of the {family.denoiser_name}",
-        "training": f"{train.epochs} epochs of {train.prompts_per_epoch} prompts x {train.images_per_prompt} images, "
+        "training": "none: the LoRA is the one it began with"
+        if isinstance(algorithm, BestOfN)
+        else f"{train.epochs} epochs of {train.prompts_per_epoch} prompts x {train.images_per_prompt} images, "
         f"learning rate {train.learning_rate:g}",
         "images learned from": f"{sample.steps} steps, the first {sample.window} with noise (eta {sample.eta:g}), "
         f"guidance {sample.guidance:g}",
