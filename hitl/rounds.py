@@ -370,6 +370,7 @@ def _work(round: Round, name: str, **inputs: Any) -> dict[str, Any]:
     }
     write_atomically(folder / "spec.json", json.dumps(spec).encode())
     metrics = hub.workspace.round_dir(round.number) / "metrics.jsonl"
+    launcher = round.config.train.launcher if name == "train" else ""
     for row in _unread_metrics(round, name, metrics):
         _keep_metrics(round, row)
 
@@ -378,11 +379,11 @@ def _work(round: Round, name: str, **inputs: Any) -> dict[str, Any]:
         _keep_metrics(round, row)
 
     try:
-        hub.worker.run(folder / "spec.json", metrics, on_progress)
+        hub.worker.run(folder / "spec.json", metrics, on_progress, launcher)
     except WorkerError as error:
         logger.warning("%s Starting another one.", error.message)
         hub.worker.stop()
-        hub.worker.run(folder / "spec.json", metrics, on_progress)
+        hub.worker.run(folder / "spec.json", metrics, on_progress, launcher)
     return json.loads((folder / "result.json").read_text())
 
 

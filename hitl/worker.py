@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import queue
+import shlex
 import signal
 import subprocess
 import sys
@@ -29,33 +30,57 @@ class Worker:
         """Start the process; its imports go on while the hub does other things. Does nothing when it runs."""
         if self._process is not None and self._process.poll() is None:
             return
+        self._launch([sys.executable, "-m", "hitl.stages"])
+
+    def _launch(self, command: list[str]) -> None:
         self._answers = queue.Queue()
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "hitl.stages"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            # Ctrl-C reaches the hub alone: it decides when the worker stops.
-            start_new_session=True,
-            env=os.environ | {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
-        )
+        # A launcher such as torchrun stands beside this Python, which need not be the first on the path.
+        beside = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                # Ctrl-C reaches the hub alone: it decides when the worker stops.
+                start_new_session=True,
+                env=os.environ
+                | {
+                    "PATH": beside,
+                    "TOKENIZERS_PARALLELISM": "false",
+                    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+                    "HITL_HUB": "1",  # the end of standard input is then the hub's end
+                },
+            )
+        except OSError as error:
+            raise errors.ConfigError(
+                f"train.launcher cannot be run: {error.strerror}: {error.filename}.",
+                hint="Give a command that is installed, such as `torchrun --nproc-per-node 2 -m`.",
+            ) from error
         threading.Thread(target=_listen, args=(self._process, self._answers), daemon=True).start()
 
-    def run(self, spec: Path, metrics: Path, on_progress: Progress) -> None:
+    def run(self, spec: Path, metrics: Path, on_progress: Progress, launcher: str = "") -> None:
         """Run the stage of a spec to its end, passing on each new line of `metrics`.
+
+        Args:
+            launcher: a command that starts several processes for this stage alone, in place of the one worker.
 
         Raises:
             HitlError: what the stage raised, or a WorkerError when the process died.
         """
-        self.start()
-        assert self._process is not None
-        assert self._process.stdin is not None
         follower = _Follower(metrics, on_progress)
-        try:
-            self._process.stdin.write(f"{spec}\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            self._answers.put(None)
+        if launcher:
+            self.stop()  # its model would take memory beside the others'
+            self._launch([*shlex.split(launcher), "hitl.stages", str(spec)])
+        else:
+            self.start()
+            assert self._process is not None
+            assert self._process.stdin is not None
+            try:
+                self._process.stdin.write(f"{spec}\n")
+                self._process.stdin.flush()
+            except BrokenPipeError:
+                self._answers.put(None)
         while True:
             try:
                 answer = self._answers.get(timeout=0.2)
@@ -66,6 +91,8 @@ class Worker:
             break
         if answer is None:
             raise self._death(spec)
+        if launcher:
+            self.stop()
         _raise_error(json.loads(answer))
 
     def stop(self) -> None:

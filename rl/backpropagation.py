@@ -1,6 +1,5 @@
 """The gradient of a differentiable reward through the last steps of drawing: what draft and refl share."""
 
-import math
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -61,11 +60,14 @@ def update(
             f"train.updates_per_epoch is {config.updates_per_epoch}, but an epoch has {len(names)} images.",
             hint="Use 1, or draw more images in an epoch.",
         )
+    ranks = run.ranks
     scores = torch.zeros(len(names))
     loss_sum = error_sum = cut = steepest = grad_norm = 0.0
     for rows in order.tensor_split(config.updates_per_epoch):
         run.optimizer.zero_grad()
-        for part in rows.split(config.batch_size):
+        for part in rows[ranks.is_own(rows, len(names))].split(config.batch_size):
+            if not len(part):  # in a small update all may be other processes'
+                continue
             told = [names[row] for row in part.tolist()]
             latents = _last_latents(run, algorithm, told, part.tolist(), schedule, sample.guidance, place)
             leaf = latents.detach().requires_grad_()
@@ -81,18 +83,17 @@ def update(
             steepest = max(steepest, float(norms.max()))
         if algorithm.denoising_weight > 0:
             error_sum += _denoise_references(run, algorithm, prompts, config, sample, (*place, "update", int(rows[0])))
-        grad_norm = float(torch.nn.utils.clip_grad_norm_(run.parameters, config.max_grad_norm))
-        if not math.isfinite(grad_norm):
-            raise run.diverged("The gradient is not finite.")
-        run.optimizer.step()
+        grad_norm = run.step(config.max_grad_norm)
     metrics = {
-        "loss": loss_sum / len(names),
-        "cut_share": cut / len(names),
+        "loss": loss_sum / len(ranks.own(len(names))),
+        "cut_share": cut / len(ranks.own(len(names))),
         "steepest_score": steepest,
         "grad_norm": grad_norm,
     }
     if algorithm.denoising_weight > 0:
         metrics["denoising_error"] = error_sum / config.updates_per_epoch
+    own = ranks.own(len(names))
+    scores = ranks.gather(scores[own.start : own.stop].to(family.device)).cpu()
     return scores.reshape(len(prompts), members), metrics
 
 
@@ -140,10 +141,11 @@ def _denoise_references(
             family, prompts, schedule, guidance=sample.guidance, seeds=seeds, batch_size=sample.batch_size
         ).latents
     rows = torch.arange(len(prompts)).repeat(config.noises_per_image)
+    own = run.ranks.own(len(rows))
     levels = torch.randint(family.process.levels, (len(rows),), generator=generator(*place, "timesteps"))
     eps = torch.randn((len(rows), *family.latent_shape), generator=generator(*place, "noise"))
     error = 0.0
-    for part in torch.arange(len(rows)).split(config.batch_size):
+    for part in torch.arange(own.start, own.stop).split(config.batch_size):
         x_t, timesteps, target = family.process.noised(
             drawn[rows[part]], eps[part].to(family.device), levels[part].to(family.device)
         )
@@ -151,5 +153,5 @@ def _denoise_references(
         output = family.predict(x_t, timesteps, told, guidance=1.0)
         loss = (output - target).square().mean() * (len(part) / len(rows))
         (algorithm.denoising_weight * loss).backward()
-        error += loss.item()
+        error += loss.item() * run.ranks.count
     return error

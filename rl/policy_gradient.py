@@ -33,33 +33,37 @@ def update(
     sample: SampleConfig,
     place: tuple[object, ...],
 ) -> dict[str, float]:
-    """Learn from one epoch's images: every (image, step) is one transition, all weighted alike. Returns metrics."""
+    """Learn from one epoch's images: every (image, step) is one transition, all weighted alike. Returns metrics.
+
+    The trajectory is this process's part of the epoch; scores are of all of it.
+    """
     transitions = Transitions.of(run, algorithm, trajectory, scores, config, sample).with_older(run.replay)
-    order = torch.randperm(len(transitions.advantages), generator=generator(*place, "order")).to(run.family.device)
+    every = len(transitions.advantages) * run.ranks.count
+    order = torch.randperm(every, generator=generator(*place, "order")).to(run.family.device)
     if config.updates_per_epoch > len(order):
         raise ConfigError(
             f"train.updates_per_epoch is {config.updates_per_epoch}, but an epoch has {len(order)} transitions.",
             hint="Use 1, or collect more images in an epoch.",
         )
+    shares = order.tensor_split(config.updates_per_epoch)
+    own = [rows[run.ranks.is_own(rows, every)] - run.ranks.own(every).start for rows in shares]
     # Within an update the order is free: transitions that share a state stand together, and need it once.
-    shares = [
-        rows[transitions.state[rows].argsort(stable=True)] for rows in order.tensor_split(config.updates_per_epoch)
-    ]
-    updates = [rows.split(config.batch_size) for rows in shares]
+    updates = [rows[transitions.state[rows].argsort(stable=True)].split(config.batch_size) for rows in own]
     totals = _Totals()
     clip = algorithm.log_ratio_range(math.prod(run.family.latent_shape))
     allowed = clip / 10 if math.isfinite(clip) else RATIO_TOLERANCE
     rounding: dict[str, float] = {}
     if run.family.dtype != torch.float32:
-        error, explained, step = transitions.recompute(
-            run.family, [part for parts in updates for part in parts], sample
-        )
+        batches = [part for parts in updates for part in parts if len(part)]
+        error, explained, step = transitions.recompute(run.family, batches, sample)
         _check_ratio(run, error, explained, step)
         rounding["rollout_log_ratio"] = error
-    for parts in updates:
+    for rows, parts in zip(shares, updates, strict=True):
         run.optimizer.zero_grad()
         for part in parts:
-            share = len(part) / sum(map(len, parts))
+            if not len(part):  # in a small update all may be other processes'
+                continue
+            share = len(part) / len(rows)
             steps = transitions.evaluate(run.family, part, sample)
             loss = algorithm.loss(steps)
             (loss * share).backward()
@@ -69,10 +73,7 @@ def update(
                 is_fresh = part < transitions.fresh
                 totals.add_first_pass(log_ratio[is_fresh], transitions.step[part][is_fresh])
                 _check_ratio(run, totals.first_pass_error, allowed, totals.worst_step)
-        totals.grad_norm = float(torch.nn.utils.clip_grad_norm_(run.parameters, config.max_grad_norm))
-        if not math.isfinite(totals.grad_norm):
-            raise run.diverged("The gradient is not finite.")
-        run.optimizer.step()
+        totals.grad_norm = run.step(config.max_grad_norm)
         totals.updates += 1
     metrics = totals.means() | rounding | {"kl_scale": run.kl_scale}
     run.kl_scale = algorithm.next_kl_scale(run.kl_scale, metrics["kl_per_step"])
@@ -129,19 +130,20 @@ class Transitions:
         sample: SampleConfig,
     ) -> "Transitions":
         device, window = run.family.device, trajectory.log_probs.shape[1]
-        images = len(trajectory.prompts)
+        images, members = len(trajectory.prompts), scores.shape[1]
         step = torch.arange(window, device=device).repeat(images)
         state = torch.arange(images * window, device=device)
         if sample.shared_noise:
-            size = scores.shape[1] * window
+            size = members * window
             state = torch.where(step == 0, state // size * size, state)
         x_t = trajectory.states[:, :-1].flatten(0, 1)
         prompts = [prompt for prompt in trajectory.prompts for _ in range(window)]
-        relative = algorithm.advantages(scores).flatten().to(device).repeat_interleave(window)
+        own = run.ranks.own(len(scores))
+        relative = algorithm.advantages(scores)[own.start : own.stop].flatten().to(device).repeat_interleave(window)
         advantages = relative
         if run.value is not None and run.epoch_of_value > 0:
             with torch.no_grad():
-                expected = run.value(x_t, run.family.text_features(prompts), step).reshape(*scores.shape, window)
+                expected = run.value(x_t, run.family.text_features(prompts), step).reshape(len(own), members, window)
             if algorithm.has_group_baseline:  # then only what V adds to it counts
                 expected = expected - expected.mean(dim=1, keepdim=True)
             advantages = relative - expected.flatten()
@@ -320,7 +322,8 @@ def _fit_value(run: TrainingState, transitions: Transitions) -> float:
     for _ in range(5):
         loss = F.mse_loss(run.value(transitions.x_t, text, transitions.step), transitions.relative)
         run.value_optimizer.zero_grad()
-        loss.backward()
+        (loss / run.ranks.count).backward()
+        run.ranks.sum_gradients([*run.value.parameters()])
         run.value_optimizer.step()
     run.epoch_of_value += 1
     return loss.item()

@@ -1,6 +1,5 @@
 """Learning straight from comparisons of images, without a reward: what diffusion_dpo and d3po share."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -99,27 +98,28 @@ def update(
         gains = _Denoising(family, compared, rows, place)
     else:
         gains = _Steps(family, compared, traces, rows, place)
-    loss_sum = right = decided = drift = grad_norm = 0.0
-    for part_of_update in torch.arange(len(rows)).tensor_split(config.updates_per_epoch):
+    looks = loss_sum = right = decided = drift = grad_norm = 0.0
+    for whole in torch.arange(len(rows)).tensor_split(config.updates_per_epoch):
         run.optimizer.zero_grad()
-        for part in part_of_update.split(max(1, config.batch_size // 2)):
+        own = run.ranks.own(len(whole))
+        for part in whole[own.start : own.stop].split(max(1, config.batch_size // 2)):
+            if not len(part):  # in a small update all may be other processes'
+                continue
             first, second = gains.of(part)
             outcome = compared.outcome[rows[part]].to(family.device)
             loss = algorithm.loss(first, second, outcome)
-            (loss * (len(part) / len(part_of_update))).backward()
+            (loss * (len(part) / len(whole))).backward()
             margin = ((first - second) * outcome).detach()
+            looks += len(part)
             loss_sum += loss.item() * len(part)
             right += float((margin > 0).sum())
             decided += float((outcome != 0).sum())
             drift += float(torch.cat([first, second]).detach().abs().sum()) / 2
-        grad_norm = float(torch.nn.utils.clip_grad_norm_(run.parameters, config.max_grad_norm))
-        if not math.isfinite(grad_norm):
-            raise run.diverged("The gradient is not finite.")
-        run.optimizer.step()
+        grad_norm = run.step(config.max_grad_norm)
     return {
-        "loss": loss_sum / len(rows),
+        "loss": loss_sum / max(looks, 1),
         "preferred_share": right / max(decided, 1),
-        "gain_size": drift / len(rows),
+        "gain_size": drift / max(looks, 1),
         "grad_norm": grad_norm,
     }
 

@@ -1,7 +1,5 @@
 """Regression on one epoch's images by their scores: what rwr, sft and nft share. No step has a probability."""
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -27,7 +25,7 @@ def update(
     The timestep is any of the schedule's, and there is no guidance: what is learned is the prediction with a prompt,
     from which guidance then goes further away from the one without. Pretraining shows empty prompts too; here none is.
     """
-    family, images = run.family, len(trajectory.prompts)
+    family, images = run.family, scores.numel()
     weights = algorithm.image_weights(scores).flatten().to(family.device)
     image = torch.arange(images).repeat_interleave(config.noises_per_image)
     order = image[torch.randperm(len(image), generator=generator(*place, "order"))]
@@ -36,34 +34,40 @@ def update(
             f"train.updates_per_epoch is {config.updates_per_epoch}, but an epoch has {len(order)} noised images.",
             hint="Use 1, or collect more images in an epoch.",
         )
+    # Noises of all processes' images are drawn, so that none depends on how many processes there are.
     levels = torch.randint(family.process.levels, (len(order),), generator=generator(*place, "timesteps"))
     noise = torch.randn((len(order), *family.latent_shape), generator=generator(*place, "noise"))
-    x_0 = trajectory.latents[order]
-    x_t, timesteps, target = family.process.noised(x_0, noise.to(family.device), levels.to(family.device))
-    prompts = [trajectory.prompts[row] for row in order.tolist()]
+    is_own = run.ranks.is_own(order, images)
+    index = is_own.cumsum(0) - 1  # of a row among this process's
+    shares = torch.arange(len(order)).tensor_split(config.updates_per_epoch)
+    updates = [index[rows[is_own[rows]]].split(config.batch_size) for rows in shares]
+    order, levels, noise = order[is_own], levels[is_own], noise[is_own]
+    own = order - run.ranks.own(images).start
+    x_t, timesteps, target = family.process.noised(
+        trajectory.latents[own], noise.to(family.device), levels.to(family.device)
+    )
+    prompts = [trajectory.prompts[row] for row in own.tolist()]
 
     def predict(part: Tensor) -> Tensor:
         told = [prompts[row] for row in part.tolist()]
         return family.predict(x_t[part], timesteps[part], told, guidance=1.0)
 
-    updates = [
-        rows.split(config.batch_size) for rows in torch.arange(len(order)).tensor_split(config.updates_per_epoch)
-    ]
     with torch.no_grad():
         with family.reference():
-            reference = torch.cat([predict(part) for parts in updates for part in parts])
+            reference = torch.cat([predict(part) for parts in updates for part in parts if len(part)])
         if algorithm.learns_from_reference:
             drawn = reference
         elif config.updates_per_epoch > 1:  # with one update, the policy that learns is still the one that drew
-            drawn = torch.cat([predict(part) for parts in updates for part in parts])
+            drawn = torch.cat([predict(part) for parts in updates for part in parts if len(part)])
         else:
             drawn = None
         clean_per_output = family.process.clean(torch.zeros_like(x_t), torch.ones_like(x_t), timesteps)[:, 0, 0, 0]
     loss_sum = error_sum = distance_sum = grad_norm = 0.0
-    for parts in updates:
+    for rows, parts in zip(shares, updates, strict=True):
         run.optimizer.zero_grad()
-        count = sum(map(len, parts))
         for part in parts:
+            if not len(part):  # in a small update all may be other processes'
+                continue
             output = predict(part)
             denoised = Denoised(
                 output=output,
@@ -74,14 +78,11 @@ def update(
                 weights=weights[order[part]],
             )
             loss = algorithm.loss(denoised)
-            (loss * (len(part) / count)).backward()
+            (loss * (len(part) / len(rows))).backward()
             loss_sum += loss.item() * len(part)
             error_sum += float(denoised.error.detach().sum())
             distance_sum += float(denoised.reference_distance.detach().sum())
-        grad_norm = float(torch.nn.utils.clip_grad_norm_(run.parameters, config.max_grad_norm))
-        if not math.isfinite(grad_norm):
-            raise run.diverged("The gradient is not finite.")
-        run.optimizer.step()
+        grad_norm = run.step(config.max_grad_norm)
     return {
         "loss": loss_sum / len(order),
         "denoising_error": error_sum / len(order),

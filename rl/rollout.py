@@ -34,9 +34,16 @@ class Trajectory:
 
 
 def collect(
-    family: Family, prompts: Sequence[str], members: int, config: SampleConfig, place: tuple[object, ...]
+    family: Family,
+    prompts: Sequence[str],
+    members: int,
+    config: SampleConfig,
+    place: tuple[object, ...],
+    first_group: int = 0,
 ) -> Trajectory:
     """Draw `members` images of each prompt; `place` names the randomness (seed, round, epoch, ...).
+
+    Where several processes share an epoch, `first_group` is how many of its prompts come before these.
 
     Raises:
         ConfigError: no step of the window has noise enough to be trained.
@@ -50,7 +57,7 @@ def collect(
             hint="Set sample.eta = 1.0.",
         )
     initial, noise_seeds = [], []
-    for group in range(len(prompts)):
+    for group in range(first_group, first_group + len(prompts)):
         start = torch.randn((1, *family.latent_shape), generator=generator(*place, "start", group))
         if config.shared_noise:
             initial.append(start.expand(members, *family.latent_shape))

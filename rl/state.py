@@ -3,7 +3,7 @@
 import io
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from hitl.core.errors import ConfigError, TrainingError
 from rl.config import SampleConfig, TrainConfig
 from rl.families.family import Family
 from rl.randomness import derive_seed
+from rl.ranks import Ranks
 from rl.value import ValueNetwork
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ class TrainingState:
     path: Path
     settings: dict[str, Any]
     """What the state's tensors are made for: a round that was begun cannot go on with others."""
+    ranks: Ranks = field(default_factory=Ranks.here)
     epoch: int = 0
     epoch_of_value: int = 0
     replay: dict[str, Any] | None = None
@@ -89,6 +91,19 @@ class TrainingState:
             group["lr"] = config.learning_rate  # a state holds the rate that it was made with
         return run
 
+    def step(self, max_grad_norm: float) -> float:
+        """Sum the gradients of all processes, cut them down, and move the LoRA; returns their norm before the cut.
+
+        Raises:
+            TrainingError: it is not finite.
+        """
+        self.ranks.sum_gradients(self.parameters)
+        grad_norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, max_grad_norm))
+        if not math.isfinite(grad_norm):
+            raise self.diverged("The gradient is not finite.")
+        self.optimizer.step()
+        return grad_norm
+
     def save(self, epoch: int) -> None:
         """Write the state so that a kill leaves either the old one or the new one.
 
@@ -96,6 +111,8 @@ class TrainingState:
             WorkspaceError: the disk is full, or the folder cannot be written.
         """
         self.epoch = epoch
+        if self.ranks.rank:  # all have the same
+            return
         state: dict[str, Any] = {
             "settings": self.settings,
             "epoch": epoch,

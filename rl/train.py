@@ -19,6 +19,7 @@ from rl.config import SampleConfig, TrainConfig
 from rl.families.family import Family
 from rl.preferences import Comparisons, Traces
 from rl.randomness import generator
+from rl.ranks import Ranks
 from rl.rollout import SMALLEST_SIGMA, collect
 from rl.state import TrainingState
 
@@ -44,7 +45,8 @@ def train(
     """Train the LoRA for `config.epochs` epochs, or go on from `folder/state.pt`; ends with the LoRA in `folder`.
 
     Args:
-        place: names the run's randomness, as (seed, round).
+        place: names the run's randomness, as (seed, round); the same in all processes that share the run, those of
+            torch's process group, which each draw their part of an epoch's images.
         tasks: the task of each prompt. Each task is then visited equally often, however many prompts it has.
         start_from: folder of the LoRA to go on from (the last round's); None starts at the reference.
         on_epoch: told the number of finished epochs and the last one's metrics.
@@ -58,10 +60,13 @@ def train(
     differentiable = None
     if isinstance(algorithm, Backpropagation):
         differentiable = require_differentiable(reward, algorithm, sample)
+    ranks = Ranks.here()
+    _require_even_shares(config, ranks)
     run = TrainingState.start(family, config, sample, folder, place, start_from)
     if isinstance(algorithm, BestOfN):
         run.save(0)
-        family.save_lora(folder)
+        if not ranks.rank:
+            family.save_lora(folder)
         return
     by_task: dict[str, list[str]] = {}
     for prompt, task in zip(prompts, tasks or [""] * len(prompts), strict=True):
@@ -77,11 +82,13 @@ def train(
             scores, metrics = backpropagation.update(run, algorithm, differentiable, chosen, config, sample, here)
             metrics["seconds_update"] = time.monotonic() - started
         else:
+            own = ranks.own(len(chosen))
             with family.reference() if _draws_by_reference(algorithm) else contextlib.nullcontext():
-                trajectory = collect(family, chosen, config.images_per_prompt, sample, here)
+                told = chosen[own.start : own.stop]
+                trajectory = collect(family, told, config.images_per_prompt, sample, here, own.start)
             collected = time.monotonic()
             scores = _checked(reward(trajectory.images, trajectory.prompts), trajectory.prompts)
-            scores = scores.reshape(len(chosen), config.images_per_prompt)
+            scores = ranks.gather(scores.to(family.device)).cpu().reshape(len(chosen), config.images_per_prompt)
             scored = time.monotonic()
             if isinstance(algorithm, Regression):
                 metrics = regression.update(run, algorithm, trajectory, scores, config, here)
@@ -97,9 +104,10 @@ def train(
             "reward_std": float(scores.std()),
             "reward_std_within_prompt": float(scores.std(dim=1).mean()),
         }
-        on_epoch(epoch + 1, metrics)  # before the state: a kill between the two repeats the epoch and tells it again
-        run.save(epoch + 1)
-    family.save_lora(folder)
+        _finish_epoch(run, epoch + 1, metrics, on_epoch)
+    if not ranks.rank:
+        family.save_lora(folder)
+    ranks.wait()
 
 
 def train_on_comparisons(
@@ -124,14 +132,39 @@ def train_on_comparisons(
         TrainingError, ConfigError: as `train`.
     """
     _require_settings_of_use(algorithm, family, config)
+    _require_even_shares(config, Ranks.here())
     run = TrainingState.start(family, config, sample, folder, place, start_from)
     for epoch in range(run.epoch, config.epochs):
         started = time.monotonic()
         metrics = preferences.update(run, algorithm, compared, traces, config, (*place, epoch))
         metrics["seconds_update"] = time.monotonic() - started
-        on_epoch(epoch + 1, metrics)
-        run.save(epoch + 1)
-    family.save_lora(folder)
+        _finish_epoch(run, epoch + 1, metrics, on_epoch)
+    if not run.ranks.rank:
+        family.save_lora(folder)
+    run.ranks.wait()
+
+
+def _finish_epoch(
+    run: TrainingState, epoch: int, metrics: dict[str, float], on_epoch: Callable[[int, dict[str, float]], None]
+) -> None:
+    metrics = run.ranks.combine(metrics)
+    if not run.ranks.rank:  # before the state: a kill between the two repeats the epoch and tells it again
+        on_epoch(epoch, metrics)
+    run.save(epoch)
+
+
+def _require_even_shares(config: TrainConfig, ranks: Ranks) -> None:
+    """Raise a ConfigError for what several processes cannot share."""
+    if config.prompts_per_epoch % ranks.count:
+        raise ConfigError(
+            f"train.prompts_per_epoch is {config.prompts_per_epoch}, which {ranks.count} processes cannot share.",
+            hint=f"Use a multiple of {ranks.count}.",
+        )
+    if config.replay and ranks.count > 1:
+        raise ConfigError(
+            f"train.replay is {config.replay}, but there are {ranks.count} processes, and each would keep its own.",
+            hint="Set train.replay = 0, or use one process.",
+        )
 
 
 def _say_untrained_steps(family: Family, sample: SampleConfig) -> None:

@@ -1,4 +1,7 @@
-"""The worker process: reads the paths of specs from standard input, runs one stage each, answers with one JSON line."""
+"""The worker process: reads the paths of specs from standard input, runs one stage each, answers with one JSON line.
+
+With a path as its argument it runs that stage and ends: so a launcher (torchrun, accelerate) starts several at once.
+"""
 
 import importlib
 import json
@@ -13,6 +16,7 @@ from queue import Queue
 import diffusers
 import torch
 import transformers
+from torch import distributed as dist
 
 from data.workspace import disk_errors
 from hitl.core.errors import SMALLER_BATCHES, HitlError, WorkerError
@@ -32,6 +36,9 @@ def main() -> None:
     diffusers.utils.logging.set_verbosity_error()  # it warns of every LoRA that leaves the text encoder alone
     for library in (diffusers, transformers):
         library.utils.logging.disable_progress_bar()  # the hub shows progress, in one place
+    if len(sys.argv) > 1:
+        _run_shared(Path(sys.argv[1]))
+        return
     orders: Queue[str] = Queue()
     threading.Thread(target=_listen, args=(orders,), daemon=True).start()
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
@@ -41,6 +48,24 @@ def main() -> None:
         answer = _run(Path(orders.get()), desk)
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
+
+
+def _run_shared(spec: Path) -> None:
+    """This process's share of the stage; the first process answers."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    sys.stdout = sys.stderr
+    if "HITL_HUB" in os.environ:
+        threading.Thread(target=_listen, args=(Queue(),), daemon=True).start()
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    answer = _run(spec, Desk())
+    if not dist.get_rank() or "done" not in answer:  # who failed says so; the others are stopped by the launcher
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+    if "done" not in answer:
+        os._exit(1)
+    dist.destroy_process_group()
 
 
 def _listen(orders: "Queue[str]") -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,9 +27,11 @@ class Desk:
 
     def device(self, config: RunConfig) -> str:
         """Where the configuration's models run."""
-        if config.model.device == "auto":
-            return "cuda" if torch.cuda.is_available() else "cpu"
-        return config.model.device
+        device = config.model.device
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        # Of several processes that a launcher started, each has a GPU of its own.
+        return f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and "LOCAL_RANK" in os.environ else device
 
     def family(self, config: RunConfig) -> Family:
         """The model of the configuration, without a LoRA."""

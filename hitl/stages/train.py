@@ -18,6 +18,7 @@ from rl.algorithms.make import make_algorithm
 from rl.config import TrainConfig
 from rl.families.family import Family
 from rl.preferences import Comparisons, Traces, retrace
+from rl.ranks import Ranks
 from rl.train import train, train_on_comparisons
 
 
@@ -66,6 +67,8 @@ def run(stage: Stage, desk: Desk) -> None:
             start_from=start_from,
             on_epoch=on_epoch,
         )
+    if Ranks.here().rank:  # the first process writes for all
+        return
     write_atomically(
         policy / "policy.json",
         json.dumps({"model": config.model.name, "round": stage.round, "snapshot": stage.inputs["snapshot"]}).encode(),
