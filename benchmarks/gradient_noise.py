@@ -102,7 +102,7 @@ def measure(name: str, epochs: int) -> dict[str, Any]:
             for reward, score in rewards.items():
                 scores = score(trajectory).reshape(len(chosen), config.images_per_prompt)
                 started = time.monotonic()
-                update(states[reward], Dpok(kl_weight=0.0), trajectory, scores, config, sample, place)
+                update(states[reward], Dpok(kl_weight=0.0), trajectory, scores, chosen, config, sample, place)
                 seconds += (time.monotonic() - started) / len(rewards)
                 gradients[reward].append(
                     torch.cat([torch.as_tensor(p.grad).flatten() for p in states[reward].parameters])

@@ -29,15 +29,16 @@ def update(
     algorithm: PolicyGradient,
     trajectory: Trajectory,
     scores: Float[Tensor, "groups members"],
+    chosen: Sequence[str],
     config: TrainConfig,
     sample: SampleConfig,
     place: tuple[object, ...],
 ) -> dict[str, float]:
     """Learn from one epoch's images: every (image, step) is one transition, all weighted alike. Returns metrics.
 
-    The trajectory is this process's part of the epoch; scores are of all of it.
+    The trajectory is this process's part of the epoch; scores and the groups' prompts, `chosen`, are of all of it.
     """
-    transitions = Transitions.of(run, algorithm, trajectory, scores, config, sample).with_older(run.replay)
+    transitions = Transitions.of(run, algorithm, trajectory, scores, chosen, config, sample).with_older(run.replay)
     every = len(transitions.advantages) * run.ranks.count
     order = torch.randperm(every, generator=generator(*place, "order")).to(run.family.device)
     if config.updates_per_epoch > len(order):
@@ -126,6 +127,7 @@ class Transitions:
         algorithm: PolicyGradient,
         trajectory: Trajectory,
         scores: Float[Tensor, "groups members"],
+        chosen: Sequence[str],
         config: TrainConfig,
         sample: SampleConfig,
     ) -> "Transitions":
@@ -139,7 +141,8 @@ class Transitions:
         x_t = trajectory.states[:, :-1].flatten(0, 1)
         prompts = [prompt for prompt in trajectory.prompts for _ in range(window)]
         own = run.ranks.own(len(scores))
-        relative = algorithm.advantages(scores)[own.start : own.stop].flatten().to(device).repeat_interleave(window)
+        found = algorithm.advantages(scores, chosen, run.memory)[own.start : own.stop]
+        relative = found.flatten().to(device).repeat_interleave(window)
         advantages = relative
         if run.value is not None and run.epoch_of_value > 0:
             with torch.no_grad():

@@ -37,6 +37,8 @@ class TrainingState:
     epoch_of_value: int = 0
     replay: dict[str, Any] | None = None
     """Transitions of earlier epochs (`Transitions.kept`). Those of another round were scored by another reward."""
+    memory: dict[str, list[float]] = field(default_factory=dict)
+    """What an algorithm remembers of each prompt. Another round's scores are of another reward."""
     kl_scale: float = 1.0
     """What an adaptive price of the KL has been multiplied with; goes on in the next round."""
 
@@ -119,6 +121,7 @@ class TrainingState:
             "epoch_of_value": self.epoch_of_value,
             "kl_scale": self.kl_scale,
             "replay": self.replay,
+            "memory": self.memory,
             "lora": [parameter.detach().cpu() for parameter in self.parameters],
             "optimizer": self.optimizer.state_dict(),
         }
@@ -144,6 +147,7 @@ class TrainingState:
             self.value_optimizer.load_state_dict(state["value_optimizer"])
         self.epoch, self.epoch_of_value = state["epoch"], state["epoch_of_value"]
         self.kl_scale, self.replay = state.get("kl_scale", 1.0), state.get("replay")
+        self.memory = state.get("memory", {})
         logger.info("resumed after epoch %d", self.epoch)
 
     def diverged(self, message: str) -> TrainingError:

@@ -93,7 +93,7 @@ def train(
             if isinstance(algorithm, Regression):
                 metrics = regression.update(run, algorithm, trajectory, scores, config, here)
             else:
-                metrics = policy_gradient.update(run, algorithm, trajectory, scores, config, sample, here)
+                metrics = policy_gradient.update(run, algorithm, trajectory, scores, chosen, config, sample, here)
             metrics |= {
                 "seconds_collect": collected - started,
                 "seconds_score": scored - collected,

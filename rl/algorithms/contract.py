@@ -1,5 +1,6 @@
 """What the kinds of algorithm are given and what they offer: four that learn, and one that does not."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -44,7 +45,12 @@ class PolicyGradient(Protocol):
     """Whether the loss asks for the reference's output; else it is computed for a few steps alone, to measure the KL,
     and `Steps.kl` and `output_mse` of the others are nan."""
 
-    def advantages(self, scores: Float[Tensor, "groups members"]) -> Float[Tensor, "groups members"]: ...
+    def advantages(
+        self, scores: Float[Tensor, "groups members"], prompts: Sequence[str], memory: dict[str, list[float]]
+    ) -> Float[Tensor, "groups members"]:
+        """Of an epoch's scores. `memory` goes from epoch to epoch of a round, for what an algorithm remembers of each
+        prompt; one that remembers nothing leaves it alone."""
+        ...
 
     def log_ratio_range(self, dims: int) -> float:
         """How far a step's log-probability, summed over the latent's `dims` numbers, may rise before its gradient

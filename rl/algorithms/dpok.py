@@ -1,6 +1,7 @@
 """DPOK (arXiv:2305.16381): policy gradient with the KL to the pretrained model, by our rules and by its authors'."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -49,7 +50,9 @@ class Dpok:
             )
         require_advantage_clip(self.advantage_clip)
 
-    def advantages(self, scores: Float[Tensor, "groups members"]) -> Float[Tensor, "groups members"]:
+    def advantages(
+        self, scores: Float[Tensor, "groups members"], prompts: Sequence[str], memory: dict[str, list[float]]
+    ) -> Float[Tensor, "groups members"]:
         return group_advantages(scores, clip=self.advantage_clip)
 
     def log_ratio_range(self, dims: int) -> float:
@@ -102,7 +105,9 @@ class DpokAuthors:
         for name in ("reward_weight", "kl_weight"):
             require_price(name, getattr(self, name))
 
-    def advantages(self, scores: Float[Tensor, "groups members"]) -> Float[Tensor, "groups members"]:
+    def advantages(
+        self, scores: Float[Tensor, "groups members"], prompts: Sequence[str], memory: dict[str, list[float]]
+    ) -> Float[Tensor, "groups members"]:
         return scores.float()
 
     def log_ratio_range(self, dims: int) -> float:

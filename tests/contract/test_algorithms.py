@@ -86,7 +86,7 @@ def test_it_is_a_frozen_configuration_with_a_default_for_every_field(name: str):
 
 def test_advantages_have_the_scores_shape_order_and_a_zero_for_a_group_that_agrees(algorithm):
     scores = torch.tensor([[0.1, 0.9, 0.4], [0.5, 0.5, 0.5]])
-    advantages = algorithm.advantages(scores)
+    advantages = algorithm.advantages(scores, ["a", "b"], {})
     assert advantages.shape == scores.shape
     assert advantages[0].argsort().tolist() == scores[0].argsort().tolist()
     if algorithm.has_group_baseline:
@@ -98,10 +98,10 @@ def test_advantages_know_no_prompts_level_or_are_the_scores(algorithm):
     """Scores that a prompt gets anyway must not make its images look good, unless a value function sees to that."""
     scores = torch.tensor([[0.1, 0.9], [0.5, 0.3]])
     if algorithm.has_group_baseline:
-        shifted = algorithm.advantages(scores + torch.tensor([[5.0], [-3.0]]))
-        torch.testing.assert_close(shifted, algorithm.advantages(scores))
+        shifted = algorithm.advantages(scores + torch.tensor([[5.0], [-3.0]]), ["a", "b"], {})
+        torch.testing.assert_close(shifted, algorithm.advantages(scores, ["a", "b"], {}))
     else:
-        assert algorithm.advantages(scores).tolist() == scores.tolist()
+        assert algorithm.advantages(scores, ["a", "b"], {}).tolist() == scores.tolist()
 
 
 def test_on_fresh_samples_the_gradient_is_the_advantages_negated_over_the_batch(algorithm):
@@ -167,7 +167,7 @@ def test_a_policy_of_two_numbers_finds_what_is_rewarded(algorithm):
             STEPS,
             log_prob=log_prob,
             old_log_prob=log_prob.detach(),
-            advantages=algorithm.advantages(scores[None])[0],
+            advantages=algorithm.advantages(scores[None], ["a"], {})[0],
             weights=torch.ones(512),
             kl=mean.square().sum().expand(512) / 2,
             kl_per_distance=torch.full((512,), 0.5),

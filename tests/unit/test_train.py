@@ -166,7 +166,9 @@ def test_what_a_group_shares_is_computed_once_and_teaches_the_same(tmp_path: Pat
     for is_shared in (True, False):
         rows.clear()
         state = TrainingState.start(family, config, SAMPLE, tmp_path / str(is_shared), PLACE, None)
-        metrics = update(state, Dpok(), trajectory, scores, config, replace(SAMPLE, shared_noise=is_shared), PLACE)
+        metrics = update(
+            state, Dpok(), trajectory, scores, PROMPTS, config, replace(SAMPLE, shared_noise=is_shared), PLACE
+        )
         assert metrics["first_pass_log_ratio"] < 2e-3
         gradients.append(torch.cat([torch.as_tensor(parameter.grad).flatten() for parameter in state.parameters]))
         used.append(sum(rows))
@@ -455,7 +457,7 @@ def transitions_of(
             predicts_velocity=False,
         ),
     )
-    return Transitions.of(state, Dpok(), trajectory, torch.tensor([[0.0, 1.0]]), config, apart)
+    return Transitions.of(state, Dpok(), trajectory, torch.tensor([[0.0, 1.0]]), PROMPTS[:1], config, apart)
 
 
 def test_levelling_the_steps_divides_out_how_far_the_noise_moves_the_mean(tmp_path: Path):
@@ -540,7 +542,7 @@ def test_after_rounding_is_accounted_for_the_ratio_is_1_at_every_step(tmp_path: 
     state = TrainingState.start(family, TRAIN, sample, tmp_path, PLACE, moved)
     trajectory = collect(family, PROMPTS, 4, sample, PLACE)
     assert trajectory.states.dtype == trajectory.log_probs.dtype == torch.float32
-    found = Transitions.of(state, Dpok(), trajectory, torch.arange(8.0).reshape(2, 4), TRAIN, sample)
+    found = Transitions.of(state, Dpok(), trajectory, torch.arange(8.0).reshape(2, 4), PROMPTS, TRAIN, sample)
     batches = [*torch.randperm(48, generator=generator("order")).split(5)]
     if dtype != torch.float32:
         error, explained, step = found.recompute(family, batches, sample)
@@ -569,7 +571,7 @@ def test_gradient_checkpointing_keeps_fewer_activations_in_the_mode_that_trainin
         config = replace(TRAIN, gradient_checkpointing=wanted)
         state = TrainingState.start(family, config, SAMPLE, tmp_path / str(wanted), PLACE, moved)
         trajectory = collect(family, PROMPTS, 2, SAMPLE, PLACE)
-        found = Transitions.of(state, Dpok(), trajectory, torch.arange(4.0).reshape(2, 2), config, SAMPLE)
+        found = Transitions.of(state, Dpok(), trajectory, torch.arange(4.0).reshape(2, 2), PROMPTS, config, SAMPLE)
         sizes: dict[int, int] = {}
 
         def pack(tensor: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
@@ -591,8 +593,8 @@ def test_without_a_price_on_it_the_kl_is_measured_on_a_few_steps(tmp_path: Path,
     trajectory, scores = collect(family, PROMPTS, 2, SAMPLE, PLACE), torch.arange(4.0).reshape(2, 2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(policy_gradient, "_MEASURED", 2)
-        few = Transitions.of(state, DdpoIs(), trajectory, scores, TRAIN, SAMPLE)
-    every = Transitions.of(state, Dpok(), trajectory, scores, TRAIN, SAMPLE)
+        few = Transitions.of(state, DdpoIs(), trajectory, scores, PROMPTS, TRAIN, SAMPLE)
+    every = Transitions.of(state, Dpok(), trajectory, scores, PROMPTS, TRAIN, SAMPLE)
     known = ~few.reference_output.isnan().flatten(1).any(dim=1)
     assert known.nonzero().flatten().tolist() == [0, 4]
     torch.testing.assert_close(few.reference_output[known], every.reference_output[known])
@@ -649,11 +651,11 @@ class Killed(BaseException):
     """Stands for a signal in the middle of a run."""
 
 
-def test_interrupted_equals_uninterrupted_bit_for_bit(tmp_path: Path):
+@pytest.mark.parametrize("algorithm", [Dpok(kl_target=1e-3), DdpoIs(memory=6, memory_least=3)], ids=["dpok", "ddpo"])
+def test_interrupted_equals_uninterrupted_bit_for_bit(tmp_path: Path, algorithm: Dpok | DdpoIs):
     config = replace(TRAIN, epochs=4, updates_per_epoch=2, value_function=True, replay=5)
-    algorithm = Dpok(kl_target=1e-3)
     whole = run(tmp_path / "whole", algorithm=algorithm, config=config, sample=QUICK)
-    assert len({values["kl_scale"] for values in whole}) > 1
+    assert len({values["kl_scale"] for values in whole}) > 1 or isinstance(algorithm, DdpoIs)
     told: dict[int, dict[str, float]] = {}
     batches: list[Tensor] = []
 
@@ -679,6 +681,7 @@ def test_interrupted_equals_uninterrupted_bit_for_bit(tmp_path: Path):
     assert (tmp_path / "parts" / LORA_FILE).read_bytes() == (tmp_path / "whole" / LORA_FILE).read_bytes()
     states = [torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "parts")]
     assert {"lora", "optimizer", "value", "value_optimizer"} <= states[0].keys()
+    assert {len(scores) for scores in states[0]["memory"].values()} == ({6} if isinstance(algorithm, DdpoIs) else set())
     assert_same_state(*states)
     timeless = [
         [{name: value for name, value in values.items() if not name.startswith("seconds")} for values in one]
