@@ -18,7 +18,7 @@ from rl.rollout import draw
 from rl.train import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-IMAGES = 32
+IMAGES = 64
 
 
 def drawn(family: Family, prompts: Sequence[str]) -> tuple[Tensor, list[str]]:
@@ -39,12 +39,12 @@ def learn(reward: Callable[..., Tensor], prompts: list[str], epochs: int, folder
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_jpeg_files_grow_or_shrink_as_rewarded(sign: int, tmp_path: Path):
-    """Same starts before and after, so that the mean change is the policy's: 4 standard errors and half a deviation."""
+    """Same starts before and after, so that the mean change is the policy's: 3 standard errors and half a deviation."""
     reward = JpegSize(sign=sign)
     prompts = [prompt.text for prompt in starter_prompts(2, 1) if prompt.split == "train"]
     family, before = learn(reward, prompts, 14, tmp_path)
     change = reward(*drawn(family, prompts)) - before
-    assert change.mean() > 4 * change.std() / IMAGES**0.5
+    assert change.mean() > 3 * change.std() / IMAGES**0.5
     assert change.mean() > 0.5 * before.std()
 
 
