@@ -45,8 +45,8 @@ def flow_schedule(
 ) -> Schedule:
     """Euler steps of x' = v, the first `window` of them with noise that keeps the marginals.
 
-    Flow-GRPO (arXiv:2505.05470), the SDE of its Eq. (9), where x = (1 - sigma) x_0 + sigma eps and v = eps - x_0: with
-    s = eta sqrt(sigma / (1 - sigma)) and dt = sigma' - sigma < 0,
+    Flow-GRPO (arXiv:2505.05470), its conversion of the ODE into an SDE, where x = (1 - sigma) x_0 + sigma eps and
+    v = eps - x_0: with s = eta sqrt(sigma / (1 - sigma)) and dt = sigma' - sigma < 0,
 
         mean = x (1 + s^2 dt / (2 sigma)) + v (1 + s^2 (1 - sigma) / (2 sigma)) dt,  std = s sqrt(-dt).
 

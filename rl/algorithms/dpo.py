@@ -42,7 +42,7 @@ class DiffusionDpo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class D3po:
-    """D3PO (arXiv:2311.13231), Eq. (11): every step that drew the better image shall gain on the reference.
+    """D3PO (arXiv:2311.13231): every step that drew the better image shall gain on the reference.
 
     A step gains by being likelier than under the reference, in nats.
 

@@ -12,7 +12,7 @@ from rl.algorithms.checks import require_price
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """DRaFT-K (arXiv:2309.17400), section 4.2: the score's gradient through the last K steps of drawing.
+    """DRaFT-K (arXiv:2309.17400): the score's gradient through the last K steps of drawing.
 
     Deviations: each image's gradient is cut off (`gradient_cap`): a few images whose score is steep would decide alone.
     """
@@ -35,9 +35,9 @@ class Draft:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refl:
-    """ReFL (arXiv:2304.05977), Eqs. (5) and (6): the score of the image that one late step, chosen at random, means.
+    """ReFL (arXiv:2304.05977), section 4: the score of the image that one late step, chosen at random, means.
 
-    With the denoising loss of its Eq. (6), which the authors' code has not. They denoise images of the pretraining;
+    With its denoising loss, which the authors' code has not. They denoise images of the pretraining;
     here it is the reference's own images that are denoised, as a project has no others.
 
     Deviations: drawing and learning are guided, theirs not; `gradient_cap` as in DRaFT.
