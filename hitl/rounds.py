@@ -20,7 +20,7 @@ from hitl.config import RunConfig, load_config, to_toml
 from hitl.core.errors import ConfigError, NotEnoughRatings, RewardAtChance, WorkerError, WorkspaceError
 from hitl.core.live import Live
 from hitl.report import build_report
-from hitl.worker import Worker, read_report
+from hitl.worker import Worker, read_report, require_launcher
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +112,7 @@ def advance(round: Round) -> None:
 def draw_images(round: Round) -> dict[str, Any]:
     """The policy draws images of the trained-on prompts; pairs of them become tasks."""
     hub, config = round.hub, round.config
+    require_launcher(config.train.launcher)  # before people rate
     prompts = round.trained_on
     hub.live.enter("draw", "Drawing images", total=len(prompts) * config.draw.images_per_prompt)
     result = _work(round, "draw", prompts=[asdict(prompt) for prompt in prompts], checkpoint=_checkpoint(round))

@@ -5,6 +5,7 @@ import json
 import os
 import queue
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,29 +35,21 @@ class Worker:
 
     def _launch(self, command: list[str]) -> None:
         self._answers = queue.Queue()
-        # A launcher such as torchrun stands beside this Python, which need not be the first on the path.
-        beside = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        try:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                # Ctrl-C reaches the hub alone: it decides when the worker stops.
-                start_new_session=True,
-                env=os.environ
-                | {
-                    "PATH": beside,
-                    "TOKENIZERS_PARALLELISM": "false",
-                    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-                    "HITL_HUB": "1",  # the end of standard input is then the hub's end
-                },
-            )
-        except OSError as error:
-            raise errors.ConfigError(
-                f"train.launcher cannot be run: {error.strerror}: {error.filename}.",
-                hint="Give a command that is installed, such as `torchrun --nproc-per-node 2 -m`.",
-            ) from error
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            # Ctrl-C reaches the hub alone: it decides when the worker stops.
+            start_new_session=True,
+            env=os.environ
+            | {
+                "PATH": _path(),
+                "TOKENIZERS_PARALLELISM": "false",
+                "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+                "HITL_HUB": "1",  # the end of standard input is then the hub's end
+            },
+        )
         threading.Thread(target=_listen, args=(self._process, self._answers), daemon=True).start()
 
     def run(self, spec: Path, metrics: Path, on_progress: Progress, launcher: str = "") -> None:
@@ -70,6 +63,7 @@ class Worker:
         """
         follower = _Follower(metrics, on_progress)
         if launcher:
+            require_launcher(launcher)
             self.stop()  # its model would take memory beside the others'
             self._launch([*shlex.split(launcher), "hitl.stages", str(spec)])
         else:
@@ -122,6 +116,26 @@ class Worker:
         return WorkerError(f"The worker died in the {spec.parent.name} stage ({cause}).", hint=hint)
 
 
+def require_launcher(launcher: str) -> None:
+    """Raise a ConfigError for a command that cannot be run."""
+    try:
+        words = shlex.split(launcher)
+    except ValueError as error:
+        raise errors.ConfigError(
+            f"train.launcher is {launcher!r}: {str(error).lower()}.", hint="Mend the quotes."
+        ) from error
+    if words and shutil.which(words[0], path=_path()) is None:
+        raise errors.ConfigError(
+            f"train.launcher cannot be run: there is no {words[0]!r}.",
+            hint="Give a command that is installed, such as `torchrun --nproc-per-node 2 -m`.",
+        )
+
+
+def _path() -> str:
+    """A launcher such as torchrun stands beside this Python, which need not be the first on the path."""
+    return f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+
+
 class _Follower:
     """Reads what is appended to a file after now, whole lines only."""
 
@@ -160,7 +174,8 @@ def _listen(process: subprocess.Popen[str], answers: "queue.Queue[str | None]") 
     assert process.stdout is not None
     with process.stdout as lines:
         for line in lines:
-            answers.put(line)
+            if line.startswith(('{"done"', '{"error"', '{"bug"')):  # a launcher may have words of its own
+                answers.put(line)
     answers.put(None)
 
 

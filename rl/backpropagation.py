@@ -13,6 +13,7 @@ from rl.config import SampleConfig, TrainConfig
 from rl.gaussian import Schedule, step_mean
 from rl.randomness import generator
 from rl.rollout import trace
+from rl.scores import checked_scores
 from rl.state import TrainingState
 
 
@@ -25,18 +26,13 @@ class DifferentiableReward(Protocol):
     ) -> Float[Tensor, "batch"]: ...
 
 
-def require_differentiable(reward: object, algorithm: Backpropagation, sample: SampleConfig) -> DifferentiableReward:
-    """Raise a ConfigError for a reward without a gradient, or for more steps than there are."""
+def require_differentiable(reward: object, algorithm: Backpropagation) -> DifferentiableReward:
+    """Raise a ConfigError for a reward without a gradient."""
     if not isinstance(reward, DifferentiableReward):
         raise ConfigError(
             f"The reward {type(reward).__name__} has no gradient, and {type(algorithm).__name__.lower()} learns by "
             "nothing else: it needs a reward with a method `differentiable(images, prompts)`.",
             hint="Use dpok, which asks a reward for its scores alone.",
-        )
-    if algorithm.last_steps > sample.steps:
-        raise ConfigError(
-            f"algorithm.last_steps is {algorithm.last_steps}, but sample.steps is {sample.steps}.",
-            hint="Set algorithm.last_steps lower.",
         )
     return reward
 
@@ -72,6 +68,12 @@ def update(
             latents = _last_latents(run, algorithm, told, part.tolist(), schedule, sample.guidance, place)
             leaf = latents.detach().requires_grad_()
             found = reward.differentiable(family.decode_differentiably(leaf).clamp(0, 1), told)
+            if not found.requires_grad:
+                raise ConfigError(
+                    f"The scores of {type(reward).__name__}.differentiable have no gradient.",
+                    hint="Compute them from the images by differentiable operations, without torch.no_grad.",
+                )
+            checked_scores(found.detach(), told)
             losses = algorithm.loss(found)
             (gradient,) = torch.autograd.grad(losses.sum(), leaf)
             norms = gradient.flatten(1).norm(dim=1)

@@ -43,7 +43,7 @@ class Flow:
 def flow_schedule(
     timesteps: Float[Tensor, "steps"], sigmas: Float[Tensor, "steps_plus_1"], *, eta: float, window: int
 ) -> Schedule:
-    """Euler steps of x' = v, the first `window` of them with noise that keeps the marginals.
+    """Euler steps of x' = v, the first `window` of them with noise that keeps the marginals where steps are small.
 
     Flow-GRPO (arXiv:2505.05470), its conversion of the ODE into an SDE, where x = (1 - sigma) x_0 + sigma eps and
     v = eps - x_0: with s = eta sqrt(sigma / (1 - sigma)) and dt = sigma' - sigma < 0,

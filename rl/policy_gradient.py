@@ -77,6 +77,7 @@ def update(
         totals.grad_norm = run.step(config.max_grad_norm)
         totals.updates += 1
     metrics = totals.means() | rounding | {"kl_scale": run.kl_scale}
+    metrics["kl_per_step"] = run.ranks.mean(metrics["kl_per_step"])  # all must price it alike
     run.kl_scale = algorithm.next_kl_scale(run.kl_scale, metrics["kl_per_step"])
     if config.replay:
         metrics["stale_share"] = 1 - transitions.fresh / len(transitions.prompts)
@@ -177,16 +178,16 @@ class Transitions:
         self.reference_output = self._predict_reference(run.family, every, config.batch_size, sample)
         return self
 
-    @torch.no_grad()
     def _predict_reference(self, family: Family, every: int, batch_size: int, sample: SampleConfig) -> Tensor:
         """The reference's output of every so many transitions, once per state: it does not change while the policy
         learns. nan for the others."""
+        # Not under no_grad, as in `recompute`: there is no gradient without the LoRA, but the same attention.
         outputs = torch.full_like(self.x_t, torch.nan)
         asked = torch.arange(0, len(outputs), every, device=outputs.device)
         states, of = self.state[asked].unique(return_inverse=True)
         with family.reference():
             found = torch.cat([self._predict(family, rows, sample) for rows in states.split(batch_size)])
-        outputs[asked] = found[of]
+        outputs[asked] = found.detach()[of]
         return outputs
 
     def _predict(self, family: Family, states: Tensor, sample: SampleConfig) -> Tensor:

@@ -146,8 +146,8 @@ class _Denoising:
             output = family.predict(x_t, timesteps, prompts, guidance=1.0)
             return (output - target).square().flatten(1).mean(dim=1)
 
-        with torch.no_grad(), family.reference():
-            reference = error()
+        with family.reference():  # not under no_grad, where attention may round otherwise than the policy's
+            reference = error().detach()
         first, second = (reference - error()).chunk(2)
         return first, second
 
@@ -175,8 +175,8 @@ class _Steps:
             mean = step_mean(x_t, output, schedule.x_coefficient[step], schedule.output_coefficient[step])
             return gaussian_log_prob(x_prev, mean, schedule.std[step])
 
-        with torch.no_grad(), family.reference():
-            reference = log_prob()
+        with family.reference():
+            reference = log_prob().detach()
         first, second = (log_prob() - reference).chunk(2)
         return first, second
 

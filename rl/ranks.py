@@ -53,6 +53,14 @@ class Ranks:
                 parameter.grad = torch.zeros_like(parameter)
             dist.all_reduce(parameter.grad)
 
+    def mean(self, value: float) -> float:
+        """Of everybody's."""
+        if self.count == 1:
+            return value
+        every: list[Any] = [None] * self.count
+        dist.all_gather_object(every, value)
+        return sum(every) / self.count
+
     def combine(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """The mean of everybody's metrics; of the first pass, the worst."""
         if self.count == 1:

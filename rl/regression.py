@@ -52,16 +52,16 @@ def update(
         told = [prompts[row] for row in part.tolist()]
         return family.predict(x_t[part], timesteps[part], told, guidance=1.0)
 
-    with torch.no_grad():
-        with family.reference():
-            reference = torch.cat([predict(part) for parts in updates for part in parts if len(part)])
-        if algorithm.learns_from_reference:
-            drawn = reference
-        elif config.updates_per_epoch > 1:  # with one update, the policy that learns is still the one that drew
-            drawn = torch.cat([predict(part) for parts in updates for part in parts if len(part)])
-        else:
-            drawn = None
-        clean_per_output = family.process.clean(torch.zeros_like(x_t), torch.ones_like(x_t), timesteps)[:, 0, 0, 0]
+    def predict_all() -> Tensor:
+        # Not under no_grad, where attention may round otherwise than in the passes that learn.
+        return torch.cat([predict(part).detach() for parts in updates for part in parts if len(part)])
+
+    with family.reference():
+        reference = predict_all()
+    drawn = reference if algorithm.learns_from_reference else None
+    if drawn is None and config.updates_per_epoch > 1:  # with one, the policy that learns is still the one that drew
+        drawn = predict_all()
+    clean_per_output = family.process.clean(torch.zeros_like(x_t), torch.ones_like(x_t), timesteps)[:, 0, 0, 0]
     loss_sum = error_sum = distance_sum = grad_norm = 0.0
     for rows, parts in zip(shares, updates, strict=True):
         run.optimizer.zero_grad()

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from hitl.core.errors import ConfigError, TrainingError
+from hitl.core.errors import ConfigError
 from rl import backpropagation, policy_gradient, preferences, regression
 from rl.algorithms.best_of_n import BestOfN
 from rl.algorithms.contract import Algorithm, Backpropagation, PolicyGradient, Preference, Regression
@@ -21,6 +21,7 @@ from rl.preferences import Comparisons, Traces
 from rl.randomness import generator
 from rl.ranks import Ranks
 from rl.rollout import SMALLEST_SIGMA, collect
+from rl.scores import checked_scores
 from rl.state import TrainingState
 
 logger = logging.getLogger(__name__)
@@ -56,18 +57,18 @@ def train(
             finite score for each image, or the gradient is not finite.
         ConfigError: settings that a round cannot change on its way have changed, or ask for what cannot be done.
     """
-    _require_settings_of_use(algorithm, family, config)
+    require_settings_of_use(algorithm, family, config, sample)
     differentiable = None
     if isinstance(algorithm, Backpropagation):
-        differentiable = require_differentiable(reward, algorithm, sample)
+        differentiable = require_differentiable(reward, algorithm)
     ranks = Ranks.here()
-    _require_even_shares(config, ranks)
     run = TrainingState.start(family, config, sample, folder, place, start_from)
     if isinstance(algorithm, BestOfN):
         run.save(0)
         if not ranks.rank:
             family.save_lora(folder)
         return
+    _require_even_shares(config, ranks)
     by_task: dict[str, list[str]] = {}
     for prompt, task in zip(prompts, tasks or [""] * len(prompts), strict=True):
         by_task.setdefault(task, []).append(prompt)
@@ -87,7 +88,7 @@ def train(
                 told = chosen[own.start : own.stop]
                 trajectory = collect(family, told, config.images_per_prompt, sample, here, own.start)
             collected = time.monotonic()
-            scores = _checked(reward(trajectory.images, trajectory.prompts), trajectory.prompts)
+            scores = checked_scores(reward(trajectory.images, trajectory.prompts), trajectory.prompts)
             scores = ranks.gather(scores.to(family.device)).cpu().reshape(len(chosen), config.images_per_prompt)
             scored = time.monotonic()
             if isinstance(algorithm, Regression):
@@ -131,8 +132,7 @@ def train_on_comparisons(
     Raises:
         TrainingError, ConfigError: as `train`.
     """
-    _require_settings_of_use(algorithm, family, config)
-    _require_even_shares(config, Ranks.here())
+    require_settings_of_use(algorithm, family, config, sample)
     run = TrainingState.start(family, config, sample, folder, place, start_from)
     for epoch in range(run.epoch, config.epochs):
         started = time.monotonic()
@@ -182,17 +182,30 @@ def _draws_by_reference(algorithm: Algorithm) -> bool:
     return isinstance(algorithm, Regression) and algorithm.learns_from_reference
 
 
-def _require_settings_of_use(algorithm: Algorithm, family: Family, config: TrainConfig) -> None:
-    """Raise a ConfigError for settings of policy gradient that this algorithm makes nothing of, or something wrong."""
-    if not isinstance(algorithm, PolicyGradient):
-        if config.value_function or config.replay:
-            name = "train.value_function" if config.value_function else "train.replay"
-            raise ConfigError(
-                f"{name} is set, but train.algorithm = {config.algorithm!r} learns from images and has no use for it.",
-                hint=f"Set {name} back, or use an algorithm of policy gradient, such as dpok.",
-            )
-    elif config.replay:
-        _require_replay(algorithm, family, config)
+def require_settings_of_use(algorithm: Algorithm, family: Family, config: TrainConfig, sample: SampleConfig) -> None:
+    """Raise a ConfigError for settings that this algorithm makes nothing of, or something wrong."""
+    if isinstance(algorithm, BestOfN):
+        return
+    if isinstance(algorithm, PolicyGradient):
+        if config.replay:
+            _require_replay(algorithm, family, config)
+        return
+    if config.value_function or config.replay:
+        name = "train.value_function" if config.value_function else "train.replay"
+        raise ConfigError(
+            f"{name} is set, but train.algorithm = {config.algorithm!r} learns from images and has no use for it.",
+            hint=f"Set {name} back, or use an algorithm of policy gradient, such as dpok.",
+        )
+    if isinstance(algorithm, Backpropagation) and algorithm.last_steps > sample.steps:
+        raise ConfigError(
+            f"algorithm.last_steps is {algorithm.last_steps}, but sample.steps is {sample.steps}.",
+            hint="Set algorithm.last_steps lower.",
+        )
+    if family.dtype == torch.float16 and not (isinstance(algorithm, Preference) and algorithm.learns_from_steps):
+        raise ConfigError(
+            f"model.dtype is float16, but gradients of train.algorithm = {config.algorithm!r} are too small for it.",
+            hint="Set model.dtype = bfloat16, or float32.",
+        )
 
 
 def _require_replay(algorithm: PolicyGradient, family: Family, config: TrainConfig) -> None:
@@ -210,27 +223,6 @@ def _require_replay(algorithm: PolicyGradient, family: Family, config: TrainConf
             "log-probability is off by rounding, of the batch it was drawn in.",
             hint=f"{off}, or model.dtype = float32.",
         )
-
-
-def _checked(scores: Tensor, prompts: Sequence[str]) -> Float[Tensor, "images"]:
-    """One finite score for each image, as floats: whole numbers must not cut advantages down to whole numbers.
-
-    Raises:
-        TrainingError: the reward gave something else.
-    """
-    if scores.shape != (len(prompts),):
-        raise TrainingError(
-            f"The reward gave scores of shape {tuple(scores.shape)} for {len(prompts)} images.",
-            hint=f"A reward returns one number for each image: shape ({len(prompts)},).",
-        )
-    bad = (~torch.isfinite(scores)).nonzero().flatten().tolist()
-    if bad:
-        raise TrainingError(
-            f"The reward gave {len(bad)} of {len(prompts)} images a score that is not finite, first image "
-            f"{bad[0] + 1}, of {prompts[bad[0]]!r}: {scores[bad[0]].item()}.",
-            hint="Fit the reward model again.",
-        )
-    return scores.float()
 
 
 def _choose(by_task: Mapping[str, Sequence[str]], count: int, place: tuple[object, ...], epoch: int) -> list[str]:

@@ -11,12 +11,13 @@ from hitl.stages.stage import Desk, Stage
 from rl.algorithms.contract import Preference
 from rl.algorithms.make import make_algorithm
 from rl.rollout import draw
+from rl.train import require_settings_of_use
 
 
 def run(stage: Stage, desk: Desk) -> None:
     """Write one PNG per (prompt, index) into the stage's folder; files that are there already are kept."""
     config = stage.config
-    # Before people rate: settings that training would refuse are refused here.
+    # What training would refuse is refused here: before people rate.
     algorithm = make_algorithm(config.train.algorithm, config.algorithm)
     if isinstance(algorithm, Preference) and algorithm.learns_from_steps and not config.draw.window:
         raise ConfigError(
@@ -25,6 +26,7 @@ def run(stage: Stage, desk: Desk) -> None:
             hint=f"Set draw.window = {config.sample.window}, as sample.window, or use diffusion_dpo.",
         )
     family = desk.family(config)
+    require_settings_of_use(algorithm, family, config.train, config.sample)
     policy_round = stage.inputs["policy_round"]
     if policy_round:
         family.load_lora(stage.checkpoint(policy_round))

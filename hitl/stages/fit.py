@@ -6,6 +6,7 @@ from data.workspace import Workspace
 from hitl.stages.stage import Desk, Stage, read_images
 from reward_models.comparisons import read_snapshot
 from reward_models.fit import fit_reward, require_better_than_chance
+from rl.algorithms.best_of_n import BestOfN
 from rl.algorithms.contract import Preference
 from rl.algorithms.make import make_algorithm
 
@@ -23,7 +24,8 @@ def run(stage: Stage, desk: Desk) -> None:
         snapshot_sha=stage.inputs["snapshot"],
         device=desk.device(stage.config),
     )
-    is_trained_on = not isinstance(make_algorithm(stage.config.train.algorithm, stage.config.algorithm), Preference)
+    algorithm = make_algorithm(stage.config.train.algorithm, stage.config.algorithm)
+    is_trained_on = not isinstance(algorithm, Preference | BestOfN)
     require_better_than_chance(report, stage.config.fit.force or not is_trained_on)
     stage.finish({"report": report.to_dict()})
 

@@ -8,10 +8,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from hitl.config import RunConfig
 from hitl.stages.stage import Stage
 from rl.algorithms.best_of_n import BestOfN
-from rl.algorithms.contract import Preference
+from rl.algorithms.contract import Backpropagation, Preference
 from rl.algorithms.make import make_algorithm
+from rl.config import TrainConfig
 from rl.families.family import Family
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
@@ -20,7 +22,7 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 def model_card(stage: Stage, family: Family) -> str:
     """In the form that model hubs read. Says what the train stage knows; the judgement is the report's."""
     config = stage.config
-    sample, train = config.sample, config.train
+    train = config.train
     name, hub_id = _base(config.model.name)
     head = [f"base_model: {hub_id}"] if hub_id else []
     head += ["library_name: diffusers", "pipeline_tag: text-to-image", "tags:"]
@@ -33,12 +35,8 @@ def model_card(stage: Stage, family: Family) -> str:
         "round": f"{stage.round}, going on {start}",
         "algorithm": f"`{train.algorithm}` ({settings})",
         "LoRA": f"rank and alpha {train.lora_rank}, on {', '.join(train.lora_targets)} of the {family.denoiser_name}",
-        "training": "none: the LoRA is the one it began with"
-        if isinstance(algorithm, BestOfN)
-        else f"{train.epochs} epochs of {train.prompts_per_epoch} prompts x {train.images_per_prompt} images, "
-        f"learning rate {train.learning_rate:g}",
-        "images learned from": f"{sample.steps} steps, the first {sample.window} with noise (eta {sample.eta:g}), "
-        f"guidance {sample.guidance:g}",
+        "training": _training(algorithm, train),
+        "images learned from": _images(algorithm, config),
         "learned from": "comparisons alone" if isinstance(algorithm, Preference) else _judges(stage),
         "comparisons": f"snapshot `{stage.inputs['snapshot']}`",
         "last epoch": _last_epoch(stage) or "not recorded",
@@ -98,6 +96,27 @@ def _code(name: str, hub_id: str, family: Family, stage: Stage) -> str:
     call = f"{prompt}, num_inference_steps={stage.config.draw.steps}, guidance_scale={stage.config.sample.guidance:g}"
     lines += ['pipeline.load_lora_weights(".")', f"image = pipeline({call}).images[0]"]
     return "\n".join(lines)
+
+
+def _training(algorithm: Any, train: TrainConfig) -> str:
+    if isinstance(algorithm, BestOfN):
+        return "none: the LoRA is the one it began with"
+    each = f"{train.prompts_per_epoch} prompts x {train.images_per_prompt} images"
+    if isinstance(algorithm, Preference):
+        each = f"{train.prompts_per_epoch * train.images_per_prompt // 2} comparisons"
+    return f"{train.epochs} epochs of {each}, learning rate {train.learning_rate:g}"
+
+
+def _images(algorithm: Any, config: RunConfig) -> str:
+    if isinstance(algorithm, BestOfN):
+        return "none"
+    steps, window = config.sample.steps, config.sample.window
+    if isinstance(algorithm, Preference):
+        steps, window = config.draw.steps, config.draw.window
+    elif isinstance(algorithm, Backpropagation):
+        window = 0
+    noise = f"the first {window} with noise (eta {config.sample.eta:g})" if window else "none with noise"
+    return f"{steps} steps, {noise}, guidance {config.sample.guidance:g}"
 
 
 def _judges(stage: Stage) -> str:

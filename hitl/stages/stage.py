@@ -28,6 +28,11 @@ class Desk:
     def device(self, config: RunConfig) -> str:
         """Where the configuration's models run."""
         device = config.model.device
+        if "LOCAL_RANK" in os.environ and device.startswith("cuda:"):
+            raise ConfigError(
+                f"model.device is {device!r}, but train.launcher starts several processes.",
+                hint="Set model.device = cuda: each process takes the GPU of its number.",
+            )
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         # Of several processes that a launcher started, each has a GPU of its own.
@@ -127,4 +132,10 @@ def read_images(workspace: Workspace, image_ids: list[str]) -> torch.Tensor:
                 f"The image file {path.relative_to(workspace.root)} is missing or damaged.",
                 hint="Put it back from a backup; ratings refer to it by its hash.",
             ) from error
+    if len(sizes := {picture.shape[:2] for picture in pictures}) > 1:
+        told = ", ".join(f"{width} x {height}" for height, width in sorted(sizes))
+        raise WorkspaceError(
+            f"The images to learn from are of several sizes: {told}.",
+            hint="Learn from rounds of one model: begin another workspace for another size.",
+        )
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)

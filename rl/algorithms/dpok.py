@@ -72,13 +72,14 @@ class Dpok:
     def next_kl_scale(self, scale: float, kl: float) -> float:
         """The rule of PPO's adaptive penalty (arXiv:1707.06347, section 4), from 1/1024 to 1024.
 
-        A policy that is still the reference has spent nothing of its budget yet, and says nothing of the price.
+        A policy that is still the reference, but for rounding, has spent nothing of its budget yet, and says nothing of
+        the price.
         """
         if self.kl_target == 0:
             return 1.0
         if kl > 1.5 * self.kl_target:
             return min(2 * scale, 1024.0)
-        return max(scale / 2, 1 / 1024) if 0 < kl < self.kl_target / 1.5 else scale
+        return max(scale / 2, 1 / 1024) if self.kl_target / 1000 < kl < self.kl_target / 1.5 else scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

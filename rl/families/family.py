@@ -255,7 +255,9 @@ class Family(ABC):
     def _attention(self) -> contextlib.AbstractContextManager[Any]:
         """On a CPU in half precision, the gradient of torch's fused attention takes half of an update; the plain one's
         takes little. Forward alone the fused one is faster."""
-        if self.device.type == "cpu" and self.dtype != torch.float32 and torch.is_grad_enabled():
+        is_half = self.device.type == "cpu" and self.dtype != torch.float32
+        # What gradient checkpointing computes again it computes outside of this, and must find the same kernel.
+        if is_half and torch.is_grad_enabled() and not self._denoiser.is_gradient_checkpointing:
             return sdpa_kernel(SDPBackend.MATH)
         return contextlib.nullcontext()
 

@@ -78,5 +78,29 @@ def test_what_cannot_be_shared_or_launched_is_said_in_one_sentence(tmp_path: Pat
     assert "train.prompts_per_epoch is 3, which 2 processes cannot share" in err
     code, _, err = finish(start_rounds(tmp_path / "workspace", "--set", "train.launcher=no-such-launcher -m"))
     assert code == 2
-    assert "train.launcher cannot be run" in err
+    assert "train.launcher cannot be run: there is no 'no-such-launcher'" in err
     assert "Traceback" not in err
+    code, _, err = finish(start_rounds(tmp_path / "workspace", "--set", 'train.launcher="torchrun \'-m"'))
+    assert code == 2
+    assert "no closing quotation" in err
+
+
+def test_a_process_that_dies_is_replaced_with_all_the_others(tmp_path: Path):
+    """The launcher takes down the rest; the hub starts it again, and the training goes on from its last epoch."""
+    died = tmp_path / "died"
+    launcher = tmp_path / "launcher"
+    launcher.write_text(
+        f"""#!/bin/sh
+echo a launcher that talks
+if [ ! -e {died} ]; then
+    touch {died}
+    (sleep 25; pkill -9 -f -n "hitl.stages {tmp_path}") &
+fi
+exec torchrun --nproc-per-node 2 -m "$@"
+"""
+    )
+    launcher.chmod(0o755)
+    settings = ["--set", f"train.launcher={launcher}", "--set", "train.epochs=40"]
+    code, _, err = finish(start_rounds(tmp_path / "workspace", *settings))
+    assert code == 0, err
+    assert "Starting another one" in err

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hitl.core.errors import ConfigError
+from hitl.core.errors import ConfigError, TrainingError
 from rl import backpropagation
 from rl.algorithms.contract import Backpropagation
 from rl.algorithms.draft import Draft, Refl
@@ -203,6 +203,23 @@ def test_interrupted_equals_uninterrupted_bit_for_bit(algorithm, tmp_path: Path)
 def test_a_reward_without_a_gradient_is_refused_before_anything_is_drawn(tmp_path: Path):
     with pytest.raises(ConfigError, match="The reward function has no gradient, and draft learns by nothing else"):
         run(tmp_path, Draft(), reward=lambda images, prompts: torch.zeros(len(images)))
+
+
+@pytest.mark.parametrize(
+    ("scores", "error", "message"),
+    [
+        (lambda found: found + torch.inf, TrainingError, r"gave 3 of 3 images a score that is not finite"),
+        (lambda found: found[:, None], TrainingError, r"scores of shape \(3, 1\) for 3 images"),
+        (lambda found: found.detach(), ConfigError, r"Wrong.differentiable have no gradient"),
+    ],
+)
+def test_scores_that_cannot_be_learned_from_are_refused(tmp_path: Path, scores: Any, error: type, message: str):
+    class Wrong(Brightness):
+        def differentiable(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+            return scores(super().differentiable(images, prompts))
+
+    with pytest.raises(error, match=message):
+        run(tmp_path, Draft(), reward=Wrong())
 
 
 @pytest.mark.parametrize(

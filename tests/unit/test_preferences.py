@@ -188,6 +188,35 @@ def test_ties_alone_leave_the_policy_at_the_reference(algorithm, tmp_path: Path)
     assert [values["grad_norm"] for values in run(tmp_path, algorithm, all_tied=True)] == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_in_half_precision_the_reference_gains_nothing_on_itself(algorithm, tmp_path: Path, checkpointing: bool):
+    """Attention rounds otherwise where no gradient is wanted: an untrained policy would seem to have an opinion."""
+    family = StableDiffusion15(build_pipeline().to(dtype=torch.bfloat16), torch.device("cpu"))
+    compared, traces = rated(family)
+    needed = traces if algorithm.learns_from_steps else None
+    metrics: list[dict[str, float]] = []
+    train_on_comparisons(
+        family,
+        algorithm,
+        compared,
+        needed,
+        replace(TRAIN, epochs=1, gradient_checkpointing=checkpointing),
+        SAMPLE,
+        folder=tmp_path,
+        place=PLACE,
+        on_epoch=lambda epoch, values: metrics.append(values),
+    )
+    assert metrics[0]["gain_size"] == 0
+    assert metrics[0]["grad_norm"] > 0
+
+
+def test_float16_is_refused_where_gradients_are_too_small_for_it(tmp_path: Path):
+    family = StableDiffusion15(build_pipeline().to(dtype=torch.float16), torch.device("cpu"))
+    compared, _ = rated(build_family())
+    with pytest.raises(ConfigError, match=r"model.dtype is float16"):
+        train_on_comparisons(family, DiffusionDpo(), compared, None, TRAIN, SAMPLE, folder=tmp_path, place=PLACE)
+
+
 class Killed(BaseException):
     """Stands for a signal in the middle of a run."""
 
