@@ -4,11 +4,11 @@
     python -m benchmarks.algorithms --out benchmarks/results/algorithms.json --plot docs/images/algorithms.png
 
 The project's own first round draws images by the reference, has simulated raters compare them and fits the reward
-model; it trains nothing. From there each algorithm learns with its default settings, but for the learning rate: `--rates`
-are tried for `--sweep` seconds, and the run whose images the raters would like most (trained-on prompts; correctness +
-taste, their own utility) goes on to `--seconds`. Seconds are of processor time, as a shared machine's clock measures its
-other users too; they hold all that the project does to train (of d3po also the drawing that finds the steps again), and
-no judging.
+model; it trains nothing. From there each algorithm learns with its default settings, but for the learning rate: those
+of `--rates` are tried for `--sweep` seconds, and the run whose images the raters would like most (trained-on prompts;
+correctness + taste, their own utility) goes on to `--seconds`. Seconds are of processor time, as a shared machine's
+clock measures its other users too; they hold all that the project does to train (of d3po also the drawing that finds
+the steps again), and no judging.
 
 Judged are images of fixed prompts and seeds. A gain is a policy's image less the reference's from the same seed:
 learned reward in its own standard deviations (of the images it was fitted on), gold taste in those of the reference's
@@ -18,6 +18,7 @@ the same noised images for all. The baseline is the best of 4 images of the refe
 
 import argparse
 import json
+import math
 import os
 import shlex
 import shutil
@@ -311,7 +312,10 @@ def compete(
     """Try the learning rates, and let the best run go on; `found` is filled as it goes."""
     config = bench.config(name)
     algorithm = make_algorithm(name, config.algorithm)
-    found |= {"settings": {key: getattr(algorithm, key) for key in algorithm.__dataclass_fields__}, "train": asdict(config.train)}
+    found |= {
+        "settings": {key: getattr(algorithm, key) for key in ALGORITHMS.load(name).__dataclass_fields__},
+        "train": asdict(config.train),
+    }
     if isinstance(algorithm, BestOfN):
         return
     default = config.train.learning_rate
@@ -409,8 +413,117 @@ def _short(point: dict[str, Any]) -> str:
 # -- the figure ------------------------------------------------------------------------------------------------------
 
 
+PANELS = (
+    *("dpok", "dpok_authors", "ddpo_is", "ddpo_sf"),
+    *("rwr", "sft", "nft", "best_of_n"),
+    *("draft", "refl", "diffusion_dpo", "d3po"),
+)
+KINDS = {
+    "policy gradient": ("dpok", "dpok_authors", "ddpo_is", "ddpo_sf"),
+    "regression on images": ("rwr", "sft", "nft"),
+    "the reward's own gradient": ("draft", "refl"),
+    "comparisons, no reward": ("diffusion_dpo", "d3po"),
+    "no training": ("best_of_n",),
+}
+
+# The report's colours (hitl/report/report.css). Its own one for rewards is as dark as that for taste, and to a
+# colour-blind eye of the same hue: orange is told from teal by everybody.
+INK, MUTED, LINE = "#1c1e25", "#5a5d68", "#d9d7d0"
+MEASURED = {"taste": ("#0f766e", "o", "gold taste"), "reward": ("#d2691e", "D", "learned reward")}
+
+STYLE: dict[Any, Any] = {
+    "font.size": 9.5,
+    "text.color": INK,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": MUTED,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": LINE,
+    "grid.linewidth": 0.7,
+    "grid.alpha": 0.7,
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+}
+
+
 def draw_figure(result: Mapping[str, Any], path: Path) -> None:
-    raise NotImplementedError
+    """A panel for each algorithm, its gains over the seconds of its training, and the best of 4 as dashed lines."""
+    missing = sorted({*result["algorithms"]} - {*PANELS})
+    names = [*PANELS, *missing]  # an algorithm of another package gets a panel of its own
+    rows = math.ceil(len(names) / 4)
+    with rc_context(STYLE):
+        figure = Figure(figsize=(11.2, 0.7 + 2.45 * rows), layout="constrained")
+        figure.get_layout_engine().set(rect=(0, 0.055, 1, 0.945), w_pad=0.06, h_pad=0.06)  # type: ignore[union-attr]
+        panels = figure.subplots(rows, 4, sharex=True, sharey=True, squeeze=False).flatten()
+        for axes, name in zip(panels, names, strict=False):
+            _panel(axes, name, result)
+        for axes in panels[len(names) :]:
+            axes.set_axis_off()
+        panels[0].set_xlim(0, 1.04 * result["seconds"])
+        panels[0].xaxis.set_major_locator(MultipleLocator(50))
+        panels[0].yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:+g}".replace("-", "−") if y else "0"))
+        for axes in panels[-4:]:
+            axes.set_xlabel("seconds of training")
+        for axes in panels[::4]:
+            axes.set_ylabel("gain in sd")
+        _legend(figure)
+        figure.savefig(path, dpi=144, facecolor="white", metadata={"Software": None})
+
+
+def _panel(axes: Axes, name: str, result: Mapping[str, Any]) -> None:
+    found = result["algorithms"].get(name, {})
+    run = _best_run(found)
+    kind = next((kind for kind, names in KINDS.items() if name in names), "")
+    axes.set_title(name, loc="left", fontsize=11, fontweight="bold", pad=27)
+    subtitle = kind if run is None else f"{kind}, rate {run['learning_rate']:g}"
+    small: dict[str, Any] = {"transform": axes.transAxes, "color": MUTED, "fontsize": 8.2}
+    axes.text(0, 1.1, subtitle, **small)
+    axes.axhline(0, color="#8b8e99", linewidth=1)
+    best = result["baseline"]["gains_of_best"]["held_out"]
+    for measure, (colour, marker, _) in MEASURED.items():
+        axes.axhline(best[measure]["mean"], color=colour, linewidth=1.1, linestyle=(0, (5, 3)), alpha=0.8)
+        if run is None:
+            continue
+        x = [0.0, *(point["seconds"] for point in run["curve"])]
+        for split, line in (("train", ":"), ("held_out", "-")):
+            y = [0.0, *(point[split][measure]["mean"] for point in run["curve"])]
+            axes.plot(x, y, line, color=colour, linewidth=1.9 if split == "held_out" else 1.5, zorder=3)
+        low, high = ([point["held_out"][measure][end] for point in run["curve"]] for end in ("low", "high"))
+        axes.vlines(x[1:], low, high, color=colour, linewidth=1.1, zorder=3)
+        held_out = [point["held_out"][measure]["mean"] for point in run["curve"]]
+        axes.plot(x[1:], held_out, marker, color=colour, markersize=4.6, zorder=4)
+    if run is None:
+        exact = {split: result["baseline"]["gains_of_best"][split]["exact"]["mean"] for split in SPLITS}
+    else:
+        exact = {split: run["curve"][-1][split]["exact"]["mean"] for split in SPLITS}
+    trained, held_out = (f"{100 * exact[split]:+.0f}".replace("-", "−") for split in SPLITS)
+    axes.text(0, 1.02, f"exact: {trained} points trained on, {held_out} held out", **small)
+
+
+def _legend(figure: Figure) -> None:
+    handles = [
+        Line2D([], [], color=colour, marker=marker, markersize=4.6, linewidth=1.9, label=label)
+        for colour, marker, label in MEASURED.values()
+    ]
+    lines: dict[str, Any] = {
+        "held-out prompts, 95 %": "-",
+        "trained-on prompts": ":",
+        f"best of {BEST_OF} of the reference, held out": (0, (5, 3)),
+    }
+    handles += [Line2D([], [], color=MUTED, linewidth=1.5, linestyle=lines[label], label=label) for label in lines]
+    figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=9, labelcolor=INK)
+
+
+def _best_run(found: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The run that went on, or None where nothing is trained or nothing is known yet."""
+    runs = [run for run in found.get("runs", ()) if run["curve"]]
+    return max(runs, key=lambda run: run["curve"][-1]["seconds"], default=None)
 
 
 if __name__ == "__main__":
