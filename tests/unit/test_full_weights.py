@@ -228,6 +228,15 @@ def test_a_round_goes_on_from_the_last_ones_weights_and_moments(tmp_path: Path):
     assert float(steps) == 2
 
 
+def test_in_half_precision_a_resumed_training_predicts_as_it_did(tmp_path: Path):
+    first, resumed = halved(), halved()
+    run(tmp_path, family=first)
+    TrainingState.start(resumed, FULL, SAMPLE, tmp_path, PLACE, None)
+    assert torch.equal(predict(resumed), predict(first))
+    with resumed.reference():
+        assert not torch.equal(predict(resumed), predict(first))
+
+
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
