@@ -9,20 +9,24 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
+from diffusers.models.attention_processor import AttnProcessor
 from diffusers.utils import convert_state_dict_to_diffusers, convert_unet_state_dict_to_peft
 from jaxtyping import Float, Int, UInt8
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hitl.core.errors import ConfigError
 from rl.families.loading import load_pipeline
+from rl.families.lora_linear import fuse
 from rl.gaussian import Schedule
 
 _ADAPTER = "policy"
 _DECODE_BATCH = 16
+_PLAIN_ATTENTION = 1024
+"""Largest latent, in places, whose attention a CPU computes in half precision without torch's fused kernel: the
+gradient of that takes half of an update there. Beyond it the plain one would take too much memory."""
 
 
 @runtime_checkable
@@ -76,6 +80,9 @@ class Family(ABC):
         self.device = device
         side = self._denoiser.config.sample_size
         self.latent_shape = (self._denoiser.config.in_channels, side, side)
+        is_half_on_cpu = device.type == "cpu" and self.dtype != torch.float32
+        if is_half_on_cpu and self.denoiser_name == "unet" and side**2 <= _PLAIN_ATTENTION:
+            self._denoiser.set_attn_processor(AttnProcessor())
 
     @classmethod
     def load(cls, name: str, *, config: str = "", device: str = "cpu", dtype: torch.dtype = torch.float32) -> "Family":
@@ -209,6 +216,7 @@ class Family(ABC):
                 parameter.data = parameter.data.float()
                 parameter.requires_grad_(True)
                 parameters.append(parameter)
+        fuse(self._denoiser, _ADAPTER)
         return parameters
 
     def checkpoint_gradients(self, wanted: bool) -> None:
@@ -238,8 +246,7 @@ class Family(ABC):
         conditions = tuple(torch.cat(parts) for parts in zip(*found, strict=True))
         x_t = x_t.to(self.dtype)
         if guidance == 1.0:
-            with self._attention():
-                return self._denoise(x_t, timesteps, conditions).float()
+            return self._denoise(x_t, timesteps, conditions).float()
         if self._unconditional is None:
             with torch.no_grad():
                 self._unconditional = self._embed_nothing()
@@ -247,19 +254,9 @@ class Family(ABC):
             torch.cat([nothing.expand_as(part), part])
             for nothing, part in zip(self._unconditional, conditions, strict=True)
         )
-        with self._attention():
-            output = self._denoise(torch.cat([x_t, x_t]), torch.cat([timesteps] * 2), both)
+        output = self._denoise(torch.cat([x_t, x_t]), torch.cat([timesteps] * 2), both)
         without, with_text = output.float().chunk(2)
         return without + guidance * (with_text - without)
-
-    def _attention(self) -> contextlib.AbstractContextManager[Any]:
-        """On a CPU in half precision, the gradient of torch's fused attention takes half of an update; the plain one's
-        takes little. Forward alone the fused one is faster."""
-        is_half = self.device.type == "cpu" and self.dtype != torch.float32
-        # What gradient checkpointing computes again it computes outside of this, and must find the same kernel.
-        if is_half and torch.is_grad_enabled() and not self._denoiser.is_gradient_checkpointing:
-            return sdpa_kernel(SDPBackend.MATH)
-        return contextlib.nullcontext()
 
     @torch.no_grad()
     def _conditions(self, prompt: str) -> tuple[Tensor, ...]:
