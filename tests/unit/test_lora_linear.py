@@ -12,12 +12,11 @@ from rl.families.lora_linear import fuse
 from rl.randomness import generator
 
 
-def layers(dtype: torch.dtype = torch.float32, bias: bool = True, **settings: int) -> Any:
+def layers(dtype: torch.dtype = torch.float32, bias: bool = True, alpha: int = 4) -> Any:
     """A model with one LoRA linear layer whose LoRA does something, still with PEFT's forward."""
     torch.manual_seed(0)
     model = nn.ModuleDict({"inner": nn.Linear(12, 20, bias=bias)}).to(dtype).requires_grad_(False)
-    options = {"r": 4, "lora_alpha": 4, **settings}
-    inject_adapter_in_model(LoraConfig(target_modules=["inner"], **options), model, "policy")
+    inject_adapter_in_model(LoraConfig(r=4, lora_alpha=alpha, target_modules=["inner"]), model, "policy")
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator(name))
@@ -37,7 +36,7 @@ def passed(layer: Any, x: Tensor) -> list[Tensor]:
 @pytest.mark.parametrize("alpha", [4, 10])
 @pytest.mark.parametrize("shape", [(3, 12), (2, 5, 12)])
 def test_it_gives_what_peft_gives(shape: tuple[int, ...], alpha: int, bias: bool):
-    model = layers(bias=bias, lora_alpha=alpha)
+    model = layers(bias=bias, alpha=alpha)
     x = torch.randn(shape, generator=generator("x"))
     theirs = passed(model["inner"], x)
     fuse(model, "policy")
