@@ -70,11 +70,16 @@ class Family(ABC):
 
     def __init__(self, pipeline: Any, device: torch.device) -> None:
         self.process = self._process(pipeline.scheduler.config)
-        self._pipeline = pipeline.to(device)
+        self._pipeline = pipeline
         self._denoiser = getattr(pipeline, self.denoiser_name)
-        for part in pipeline.components.values():
+        self._text_encoders: list[torch.nn.Module] = []
+        for name, part in pipeline.components.items():
             if isinstance(part, torch.nn.Module):
                 part.eval().requires_grad_(False)
+                if name.startswith("text_encoder"):
+                    self._text_encoders.append(part)  # not yet to the device: see `_encode`
+                else:
+                    part.to(device)
         self._embeddings: dict[str, tuple[Tensor, ...]] = {}
         self._unconditional: tuple[Tensor, ...] | None = None
         self.device = device
@@ -231,7 +236,8 @@ class Family(ABC):
 
     def text_features(self, prompts: Sequence[str]) -> Float[Tensor, "batch width"]:
         """One vector for each prompt: the mean of its tokens' embeddings."""
-        return torch.stack([self._conditions(prompt)[0][0].float().mean(dim=0) for prompt in prompts])
+        self._encode(prompts)
+        return torch.stack([self._embeddings[prompt][0][0].float().mean(dim=0) for prompt in prompts])
 
     def predict(
         self,
@@ -242,14 +248,13 @@ class Family(ABC):
         guidance: float,
     ) -> Float[Tensor, "batch c h w"]:
         """The guided output, float32. Both halves of the guidance run as one batch."""
-        found = [self._conditions(prompt) for prompt in prompts]
+        self._encode(prompts)
+        found = [self._embeddings[prompt] for prompt in prompts]
         conditions = tuple(torch.cat(parts) for parts in zip(*found, strict=True))
         x_t = x_t.to(self.dtype)
         if guidance == 1.0:
             return self._denoise(x_t, timesteps, conditions).float()
-        if self._unconditional is None:
-            with torch.no_grad():
-                self._unconditional = self._embed_nothing()
+        assert self._unconditional is not None
         both = tuple(
             torch.cat([nothing.expand_as(part), part])
             for nothing, part in zip(self._unconditional, conditions, strict=True)
@@ -259,11 +264,23 @@ class Family(ABC):
         return without + guidance * (with_text - without)
 
     @torch.no_grad()
-    def _conditions(self, prompt: str) -> tuple[Tensor, ...]:
-        """Each prompt is encoded once in the life of the process, and alone: it must not depend on a batch."""
-        if prompt not in self._embeddings:
+    def _encode(self, prompts: Sequence[str]) -> None:
+        """Each prompt is encoded once in the life of the process, and alone: it must not depend on a batch.
+
+        Only while they do so are the text encoders on the device: those of Stable Diffusion 3 are larger than its
+        transformer.
+        """
+        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._embeddings]
+        if not missing:
+            return
+        for encoder in self._text_encoders:
+            encoder.to(self.device)
+        for prompt in missing:
             self._embeddings[prompt] = self._embed(prompt)
-        return self._embeddings[prompt]
+        if self._unconditional is None:
+            self._unconditional = self._embed_nothing()
+        for encoder in self._text_encoders:
+            encoder.to("cpu")
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "batch c h w"]) -> UInt8[Tensor, "batch 3 height width"]:
