@@ -347,7 +347,7 @@ class Learner:
         algorithm = make_algorithm(name, bench.config(name).algorithm)
         if isinstance(algorithm, Preference):
             started = time.process_time()
-            bench.family.drop_lora()
+            bench.family.drop_policy()
             self._preferences = _compared(
                 replace(bench.stage, config=bench.config(name)), bench.family, algorithm, None
             )

@@ -73,7 +73,7 @@ def learn(
     if weights == "lora":
         parameters = family.add_lora(rank=config.train.lora_rank, targets=config.train.lora_targets, seed=0)
     else:
-        parameters = list(family._pipeline.unet.requires_grad_(True).parameters())
+        parameters = family.add_full()
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.0, betas=(0.9, 0.99))
     by_task = [[prompt.text for prompt in prompts(task, "train", per_task)] for task in TASKS]
     scenes, noises = np.random.default_rng(0), generator("supervised")

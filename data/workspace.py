@@ -61,7 +61,7 @@ def fsync_dir(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomically(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+def write_atomically(path: Path, content: bytes | memoryview, *, mode: int = 0o644) -> None:
     """Write a file that is either there in full or not there at all, whatever dies meanwhile.
 
     Raises:

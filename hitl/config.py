@@ -54,7 +54,8 @@ class ModelConfig:
     device: str = "auto"
     """`auto` takes cuda when there is one; else cpu, cuda or cuda:N."""
     dtype: str = "float32"
-    """float32, or float16 / bfloat16 for the frozen weights on a GPU. The LoRA and all of the RL stay float32."""
+    """float32, or float16 / bfloat16 for the frozen weights on a GPU. What is trained and all of the RL stay
+    float32."""
 
     def __post_init__(self) -> None:
         _one_of(("auto", *FAMILIES.names()), "model.family", self.family)

@@ -79,14 +79,17 @@ class TrainConfig:
     `accelerate launch --num_processes 4 -m`. Empty: one process."""
     gradient_checkpointing: bool = False
     """Compute activations again instead of keeping them: less memory, about a third more time."""
+    weights: str = "lora"
+    """`lora` trains few weights beside the denoiser's own; `full` trains all of those, beside a frozen copy of them:
+    several times the memory, and gigabytes on the disk for each round. The first round decides for all."""
     learning_rate: float = 2e-3
-    """AdamW, on the LoRA weights."""
+    """AdamW, on what is trained. 2e-3 is for a LoRA; all weights go as far in one step at 3e-5 (on the starter)."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
     lora_rank: int = 8
-    """Rank of the LoRA. Its alpha equals the rank."""
+    """Rank of the LoRA. Its alpha equals the rank. Without effect where train.weights is full."""
     lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
-    """Modules of the UNet that get a LoRA, by the end of their name."""
+    """Modules of the UNet that get a LoRA, by the end of their name. Without effect where train.weights is full."""
     level_steps: bool = True
     """Divide |c_eps|/sigma out of each step's gradient; without it the last steps drown the first."""
     value_function: bool = False
@@ -103,6 +106,14 @@ class TrainConfig:
         for name, usual in (("learning_rate", "2e-3"), ("max_grad_norm", "1.0")):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"train.{name} is {getattr(self, name)}, but must be positive.", hint=f"Use {usual}.")
+        if self.weights not in ("lora", "full"):
+            raise ConfigError(f"train.weights is {self.weights!r}.", hint="Use lora or full.")
+        if self.weights == "full" and self.learning_rate > 1e-3:
+            raise ConfigError(
+                f"train.learning_rate is {self.learning_rate:g}, a rate for a LoRA: with train.weights = full one step "
+                "of it leads far away from the reference.",
+                hint="Set train.learning_rate = 3e-5 for the starter, 1e-5 or less for a larger model.",
+            )
         if not self.lora_targets:
             raise ConfigError(
                 "train.lora_targets is empty, so nothing would be trained.",

@@ -9,7 +9,7 @@ _HALVES = {"lora.down": "lora_down", "lora_A": "lora_down", "lora.up": "lora_up"
 
 
 def to_kohya(lora: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Of a UNet, as `Family.save_lora` writes it: `lora_unet_<module>.lora_down.weight`, `.lora_up.weight`, `.alpha`.
+    """Of a UNet, as `Lora.save` writes it: `lora_unet_<module>.lora_down.weight`, `.lora_up.weight`, `.alpha`.
 
     The module goes by diffusers' name with underscores, in XL too: ComfyUI and AUTOMATIC1111 map it, kohya-ss has no
     other for 1.x and 2.x. No `ss_` metadata: by a wrong base model there AUTOMATIC1111 hides a file.

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class TrainingState:
-    """The LoRA, its optimiser, the value function and its own, and how many epochs they have seen."""
+    """The policy's weights, their optimiser, the value function and its own, and how many epochs they have seen."""
 
     family: Family
     parameters: list[torch.nn.Parameter]
@@ -52,14 +52,16 @@ class TrainingState:
         place: tuple[object, ...],
         start_from: Path | None,
     ) -> "TrainingState":
-        family.drop_lora()
-        family.checkpoint_gradients(config.gradient_checkpointing)
+        family.drop_policy()
         if start_from is not None:
-            parameters = family.load_lora(start_from)
-            family.require_lora(rank=config.lora_rank, targets=config.lora_targets)
+            parameters = family.load_policy(start_from)
+            family.require_policy(config.weights, rank=config.lora_rank, targets=config.lora_targets)
+        elif config.weights == "full":
+            parameters = family.add_full()
         else:
             seed = derive_seed(*place, "lora") % 2**31
             parameters = family.add_lora(rank=config.lora_rank, targets=config.lora_targets, seed=seed)
+        family.checkpoint_gradients(config.gradient_checkpointing)
         optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0, betas=(0.9, 0.95))
         value, value_optimizer = None, None
         if config.value_function:
@@ -69,9 +71,10 @@ class TrainingState:
                 value = ValueNetwork(math.prod(family.latent_shape), width, sample.window).to(family.device)
             value_optimizer = torch.optim.AdamW(value.parameters(), lr=1e-3)
         folder.mkdir(parents=True, exist_ok=True)
-        settings = {
-            "train.lora_rank": config.lora_rank,
-            "train.lora_targets": list(config.lora_targets),
+        settings: dict[str, Any] = {"train.weights": config.weights}
+        if config.weights == "lora":
+            settings |= {"train.lora_rank": config.lora_rank, "train.lora_targets": list(config.lora_targets)}
+        settings |= {
             "train.value_function": config.value_function,
             "sample.window": sample.window,
             "train.replay": config.replay,
@@ -94,7 +97,7 @@ class TrainingState:
         return run
 
     def step(self, max_grad_norm: float) -> float:
-        """Sum the gradients of all processes, cut them down, and move the LoRA; returns their norm before the cut.
+        """Sum the gradients of all processes, cut them down, and move the policy; returns their norm before the cut.
 
         Raises:
             TrainingError: it is not finite.
@@ -104,6 +107,7 @@ class TrainingState:
         if not math.isfinite(grad_norm):
             raise self.diverged("The gradient is not finite.")
         self.optimizer.step()
+        self.family.parameters_changed()
         return grad_norm
 
     def save(self, epoch: int) -> None:
@@ -122,25 +126,27 @@ class TrainingState:
             "kl_scale": self.kl_scale,
             "replay": self.replay,
             "memory": self.memory,
-            "lora": [parameter.detach().cpu() for parameter in self.parameters],
+            "weights": [parameter.detach().cpu() for parameter in self.parameters],
             "optimizer": self.optimizer.state_dict(),
         }
         if self.value is not None and self.value_optimizer is not None:
             state |= {"value": self.value.state_dict(), "value_optimizer": self.value_optimizer.state_dict()}
         buffer = io.BytesIO()  # on a full disk torch itself would fail with a RuntimeError about its zip file
         torch.save(state, buffer)
-        write_atomically(self.path, buffer.getvalue())
+        write_atomically(self.path, buffer.getbuffer())  # of all weights' optimiser it has gigabytes
 
     def _restore(self) -> None:
         state = torch.load(self.path, weights_only=True, map_location=self.family.device)
-        for name, begun_with in state["settings"].items():
+        for name, begun_with in ({"train.weights": "lora"} | state["settings"]).items():
             if begun_with != self.settings[name]:
                 raise ConfigError(
                     f"{name} is {self.settings[name]}, but this round's training was begun with {begun_with}.",
                     hint=f"Set {name} back, or delete {self.path} to train this round from its beginning.",
                 )
-        for parameter, saved in zip(self.parameters, state["lora"], strict=True):
+        weights = state["weights"] if "weights" in state else state["lora"]  # of before there was a choice
+        for parameter, saved in zip(self.parameters, weights, strict=True):
             parameter.data.copy_(saved)
+        self.family.parameters_changed()
         self.optimizer.load_state_dict(state["optimizer"])
         if self.value is not None and self.value_optimizer is not None:
             self.value.load_state_dict(state["value"])

@@ -43,13 +43,13 @@ def train(
     start_from: Path | None = None,
     on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, metrics: None,
 ) -> None:
-    """Train the LoRA for `config.epochs` epochs, or go on from `folder/state.pt`; ends with the LoRA in `folder`.
+    """Train the policy for `config.epochs` epochs, or go on from `folder/state.pt`; ends with the policy in `folder`.
 
     Args:
         place: names the run's randomness, as (seed, round); the same in all processes that share the run, those of
             torch's process group, which each draw their part of an epoch's images.
         tasks: the task of each prompt. Each task is then visited equally often, however many prompts it has.
-        start_from: folder of the LoRA to go on from (the last round's); None starts at the reference.
+        start_from: folder of the policy to go on from (the last round's); None starts at the reference.
         on_epoch: told the number of finished epochs and the last one's metrics.
 
     Raises:
@@ -66,7 +66,7 @@ def train(
     if isinstance(algorithm, BestOfN):
         run.save(0)
         if not ranks.rank:
-            family.save_lora(folder)
+            family.save_policy(folder)
         return
     _require_even_shares(config, ranks)
     by_task: dict[str, list[str]] = {}
@@ -107,7 +107,7 @@ def train(
         }
         _finish_epoch(run, epoch + 1, metrics, on_epoch)
     if not ranks.rank:
-        family.save_lora(folder)
+        family.save_policy(folder)
     ranks.wait()
 
 
@@ -140,7 +140,7 @@ def train_on_comparisons(
         metrics["seconds_update"] = time.monotonic() - started
         _finish_epoch(run, epoch + 1, metrics, on_epoch)
     if not run.ranks.rank:
-        family.save_lora(folder)
+        family.save_policy(folder)
     run.ranks.wait()
 
 
@@ -186,6 +186,11 @@ def require_settings_of_use(algorithm: Algorithm, family: Family, config: TrainC
     """Raise a ConfigError for settings that this algorithm makes nothing of, or something wrong."""
     if isinstance(algorithm, BestOfN):
         return
+    if config.weights == "full" and family.dtype == torch.float16:
+        raise ConfigError(
+            "model.dtype is float16, but train.weights is full: gradients of all weights are too small for it.",
+            hint="Set model.dtype = bfloat16, or float32.",
+        )
     if isinstance(algorithm, PolicyGradient):
         if config.replay:
             _require_replay(algorithm, family, config)

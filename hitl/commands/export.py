@@ -62,7 +62,15 @@ def export_policy(folder: Workspace, number: int, out: Path) -> None:
         raise UnknownName(
             f"Round {number} is not trained.", hint=f"Trained are the rounds {', '.join(map(str, trained))}."
         )
-    file = folder.stage_dir(number, "train") / "policy" / "pytorch_lora_weights.safetensors"
+    policy = folder.stage_dir(number, "train") / "policy"
+    for whole in policy.glob("*/config.json"):
+        raise ConfigError(
+            f"The policy of round {number} is a whole {whole.parent.name} (train.weights = full), and kohya's is a "
+            "layout for LoRAs.",
+            hint=f"diffusers loads {whole.parent}, as {policy / 'README.md'} shows; only train.weights = lora, from a "
+            "workspace's first round on, makes a LoRA.",
+        )
+    file = policy / "pytorch_lora_weights.safetensors"
     try:
         weights = load(file.read_bytes())
     except (OSError, SafetensorError) as error:

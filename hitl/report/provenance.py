@@ -68,7 +68,7 @@ def _facts(latest: RoundFiles) -> list[tuple[str, str]]:
         ("Seed", str(known.get("project.seed", ""))),
         ("Algorithm", str(known.get("train.algorithm", ""))),
         ("Snapshot of the ratings", str(latest.manifests.get("rate", {}).get("snapshot", ""))),
-        ("Checkpoint (LoRA)", str(train.get("checkpoint", ""))),
+        ("Checkpoint", str(train.get("checkpoint", ""))),
         ("Reward backbone", " ".join(str(fit[key]) for key in ("backbone", "fingerprint") if fit.get(key))),
         ("Settings (config.toml)", _sha(latest.config)),
         ("Sampler", _sampler(latest.provenance)),

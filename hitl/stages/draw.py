@@ -29,7 +29,8 @@ def run(stage: Stage, desk: Desk) -> None:
     require_settings_of_use(algorithm, family, config.train, config.sample)
     policy_round = stage.inputs["policy_round"]
     if policy_round:
-        family.load_lora(stage.checkpoint(policy_round))
+        family.load_policy(stage.checkpoint(policy_round))
+        family.require_policy(config.train.weights, rank=config.train.lora_rank, targets=config.train.lora_targets)
     wanted = [
         (prompt["prompt_id"], prompt["text"], index)
         for prompt in stage.inputs["prompts"]

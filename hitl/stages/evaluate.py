@@ -33,9 +33,9 @@ def run(stage: Stage, desk: Desk) -> None:
     family = desk.family(stage.config)
     reference = _reference_images(stage, family)
     stage.report(1, 3)
-    family.load_lora(stage.checkpoint(stage.round))
+    family.load_policy(stage.checkpoint(stage.round))
     policy = _draw(stage, family)
-    family.drop_lora()
+    family.drop_policy()
     stage.report(2, 3)
     scores = [*_score(stage, "reference", reference, reward), *_score(stage, "policy", policy, reward)]
     best = best_of([score for score in scores if score.subject == "reference"], stage.config.evaluate.best_of)

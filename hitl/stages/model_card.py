@@ -26,7 +26,9 @@ def model_card(stage: Stage, family: Family) -> str:
     name, hub_id = _base(config.model.name)
     head = [f"base_model: {hub_id}"] if hub_id else []
     head += ["library_name: diffusers", "pipeline_tag: text-to-image", "tags:"]
-    head += [f"- {tag}" for tag in ("lora", "human-feedback", "reinforcement-learning", train.algorithm, "hitl")]
+    is_lora = train.weights == "lora"
+    tags = (*["lora"] * is_lora, "human-feedback", "reinforcement-learning", train.algorithm, "hitl")
+    head += [f"- {tag}" for tag in tags]
     algorithm: Any = make_algorithm(train.algorithm, config.algorithm)
     settings = ", ".join(f"{key} {value}" for key, value in asdict(algorithm).items())
     goes_on = stage.inputs["policy_round"]
@@ -34,7 +36,7 @@ def model_card(stage: Stage, family: Family) -> str:
     rows = {
         "round": f"{stage.round}, going on {start}",
         "algorithm": f"`{train.algorithm}` ({settings})",
-        "LoRA": f"rank and alpha {train.lora_rank}, on {', '.join(train.lora_targets)} of the {family.denoiser_name}",
+        **_weights(train, family),
         "training": _training(algorithm, train),
         "images learned from": _images(algorithm, config),
         "learned from": "comparisons alone" if isinstance(algorithm, Preference) else _judges(stage),
@@ -49,8 +51,8 @@ def model_card(stage: Stage, family: Family) -> str:
 
 # {name}, fine-tuned on comparisons
 
-A LoRA for {name}, the policy of round {stage.round} of a feedback loop: raters compared images, and `{train.algorithm}`
-trained the model towards what they preferred.
+A {"LoRA" if is_lora else family.denoiser_name} for {name}, the policy of round {stage.round} of a feedback loop: raters
+compared images, and `{train.algorithm}` trained the model towards what they preferred.
 
 ```python
 {_code(name, hub_id, family, stage)}
@@ -83,7 +85,11 @@ def _code(name: str, hub_id: str, family: Family, stage: Stage) -> str:
     is_ddim = family.denoiser_name == "unet"
     # Without a dtype a text encoder comes as it was saved and a UNet in float32: published in halves, they do not fit.
     dtype = f"dtype=torch.{stage.config.model.dtype}"
-    lines = ["import torch", f"from diffusers import {'DDIMScheduler, ' if is_ddim else ''}{pipeline}"]
+    imports, load = ["DDIMScheduler"] * is_ddim + [pipeline], 'pipeline.load_lora_weights(".")'
+    if stage.config.train.weights == "full":
+        part, kind = family.denoiser_name, family.denoiser_class.__name__
+        imports, load = [*imports, kind], f'pipeline.{part} = {kind}.from_pretrained("{part}", {dtype})'
+    lines = ["import torch", f"from diffusers import {', '.join(imports)}"]
     source = f'"{hub_id or f"path/to/{name}"}", {dtype}'
     if stage.config.model.name == "starter":
         lines += ["from rl.families.loading import STARTER_FOLDER"]
@@ -94,13 +100,20 @@ def _code(name: str, hub_id: str, family: Family, stage: Stage) -> str:
         lines += ["pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)"]
     prompt = json.dumps(stage.inputs["prompts"][0]["text"], ensure_ascii=False)
     call = f"{prompt}, num_inference_steps={stage.config.draw.steps}, guidance_scale={stage.config.sample.guidance:g}"
-    lines += ['pipeline.load_lora_weights(".")', f"image = pipeline({call}).images[0]"]
+    lines += [load, f"image = pipeline({call}).images[0]"]
     return "\n".join(lines)
+
+
+def _weights(train: TrainConfig, family: Family) -> dict[str, str]:
+    if train.weights == "full":
+        return {"trained": f"all weights of the {family.denoiser_name}"}
+    where = f"{', '.join(train.lora_targets)} of the {family.denoiser_name}"
+    return {"LoRA": f"rank and alpha {train.lora_rank}, on {where}"}
 
 
 def _training(algorithm: Any, train: TrainConfig) -> str:
     if isinstance(algorithm, BestOfN):
-        return "none: the LoRA is the one it began with"
+        return "none: the weights are those it began with"
     each = f"{train.prompts_per_epoch} prompts x {train.images_per_prompt} images"
     if isinstance(algorithm, Preference):
         each = f"{train.prompts_per_epoch * train.images_per_prompt // 2} comparisons"

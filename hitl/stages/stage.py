@@ -39,7 +39,7 @@ class Desk:
         return f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and "LOCAL_RANK" in os.environ else device
 
     def family(self, config: RunConfig) -> Family:
-        """The model of the configuration, without a LoRA."""
+        """The model of the configuration, without a policy."""
         device = self.device(config)
         key = (config.model.family, config.model.name, config.model.config, device, config.model.dtype)
         if key not in self.families:
@@ -50,7 +50,7 @@ class Desk:
                 device=device,
                 dtype=getattr(torch, config.model.dtype),
             )
-        self.families[key].drop_lora()
+        self.families[key].drop_policy()
         return self.families[key]
 
 

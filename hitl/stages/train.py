@@ -23,7 +23,7 @@ from rl.train import train, train_on_comparisons
 
 
 def run(stage: Stage, desk: Desk) -> None:
-    """Train the LoRA; a run that was cut off goes on from its last finished epoch."""
+    """Train the policy; a run that was cut off goes on from its last finished epoch."""
     config = stage.config
     algorithm = make_algorithm(config.train.algorithm, config.algorithm)
     family = desk.family(config)
@@ -74,14 +74,22 @@ def run(stage: Stage, desk: Desk) -> None:
         json.dumps({"model": config.model.name, "round": stage.round, "snapshot": stage.inputs["snapshot"]}).encode(),
     )
     write_atomically(policy / "README.md", model_card(stage, family).encode())
-    weights = (policy / "pytorch_lora_weights.safetensors").read_bytes()
     stage.finish(
         {
             "epochs": config.train.epochs,
             "images": 0 if isinstance(algorithm, Preference | BestOfN) else _images(config.train),
-            "checkpoint": hashlib.sha256(weights).hexdigest(),
+            "checkpoint": _sha256_of_weights(policy),
         }
     )
+
+
+def _sha256_of_weights(policy: Path) -> str:
+    """A LoRA is one file; all weights of a large model are several."""
+    found = hashlib.sha256()
+    for path in sorted(policy.rglob("*.safetensors")):
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: found)
+    return found.hexdigest()
 
 
 def _images(config: TrainConfig) -> int:
@@ -117,7 +125,7 @@ def _compared(
     config = stage.config
     seeds = {(row["image_id"], row["prompt"]): row["seed"] for row in stage.inputs["drawn"]}
     if start_from is not None:
-        family.load_lora(start_from)
+        family.load_policy(start_from)
     traces = retrace(
         family,
         compared,

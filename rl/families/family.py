@@ -1,4 +1,4 @@
-"""What every model family offers: a policy and its reference in one set of weights, and what one step needs."""
+"""What every model family offers: a policy and its reference, and what one step needs."""
 
 import contextlib
 from abc import ABC, abstractmethod
@@ -8,21 +8,16 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
 from diffusers.models.attention_processor import AttnProcessor
-from diffusers.utils import convert_state_dict_to_diffusers, convert_unet_state_dict_to_peft
 from jaxtyping import Float, Int, UInt8
-from peft import LoraConfig
-from peft.utils import get_peft_model_state_dict
-from safetensors.torch import load_file
 from torch import Tensor
 
 from hitl.core.errors import ConfigError
+from rl.families.full import FullWeights
 from rl.families.loading import load_pipeline
-from rl.families.lora_linear import fuse
+from rl.families.lora import Lora
 from rl.gaussian import Schedule
 
-_ADAPTER = "policy"
 _DECODE_BATCH = 16
 _PLAIN_ATTENTION = 1024
 """Largest latent, in places, whose attention a CPU computes in half precision without torch's fused kernel: the
@@ -55,7 +50,7 @@ class Process(Protocol):
 
 
 class Family(ABC):
-    """A policy and its reference in one set of weights: the LoRA switched on is the policy, switched off the reference.
+    """A policy and its reference: a LoRA switched on and off, or a second denoiser beside the first.
 
     Attributes:
         process: how noise goes in and comes out.
@@ -71,7 +66,8 @@ class Family(ABC):
     def __init__(self, pipeline: Any, device: torch.device) -> None:
         self.process = self._process(pipeline.scheduler.config)
         self._pipeline = pipeline
-        self._denoiser = getattr(pipeline, self.denoiser_name)
+        self._reference = self._denoiser = getattr(pipeline, self.denoiser_name)
+        self._policy: Lora | FullWeights | None = None
         self._text_encoders: list[torch.nn.Module] = []
         for name, part in pipeline.components.items():
             if isinstance(part, torch.nn.Module):
@@ -121,116 +117,93 @@ class Family(ABC):
     # --- the policy's weights ---
 
     def add_lora(self, *, rank: int, targets: Sequence[str], seed: int) -> list[torch.nn.Parameter]:
-        """Put a fresh LoRA on the denoiser (its product is 0: the policy starts as the reference); its parameters.
+        """Put a fresh LoRA on the denoiser; its parameters.
 
         Raises:
             ConfigError: a target names no module of the denoiser, or modules that cannot carry a LoRA.
         """
-        for target in targets:
-            kinds = {type(module) for name, module in self._denoiser.named_modules() if _matches(name, target)}
-            if not kinds or not kinds <= {torch.nn.Linear, torch.nn.Conv2d}:
-                found = f"a {kinds.pop().__name__}" if kinds else "not the end of any module's name"
-                raise ConfigError(
-                    f"train.lora_targets has {target!r}, which is {found} in this {type(self._denoiser).__name__}; a "
-                    "LoRA sits on linear or convolution layers.",
-                    hint="Use to_q, to_k, to_v and to_out.0, the projections of its attention.",
-                )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self._denoiser.add_adapter(
-                LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets), init_lora_weights="gaussian"),
-                _ADAPTER,
-            )
-        return self._trainable()
+        return self._hold(Lora.fresh(self._pipeline, self.denoiser_name, rank=rank, targets=targets, seed=seed))
 
-    def load_lora(self, folder: Path) -> list[torch.nn.Parameter]:
-        """Put a saved LoRA on the denoiser; its parameters."""
-        self._pipeline.load_lora_weights(folder, adapter_name=_ADAPTER)
-        parameters = self._trainable()
-        # diffusers rounds a LoRA to the denoiser's precision as it loads it: put back what the file holds.
-        saved = load_file(folder / LORA_WEIGHT_NAME_SAFE)
-        if self.denoiser_name == "unet":
-            saved = convert_unet_state_dict_to_peft(saved)
-        for name, parameter in self._denoiser.named_parameters():
-            if f".{_ADAPTER}." in name:
-                parameter.data.copy_(saved[f"{self.denoiser_name}.{name.replace(f'.{_ADAPTER}.', '.')}"])
-        return parameters
+    def add_full(self) -> list[torch.nn.Parameter]:
+        """Put a copy of the denoiser in its place, to train all weights of; its parameters."""
+        return self._hold(FullWeights(self._pipeline, self.denoiser_name))
 
-    def require_lora(self, *, rank: int, targets: Sequence[str]) -> None:
-        """Check that the loaded LoRA is the one these settings ask for: a loaded one brings its own rank and modules.
+    def load_policy(self, folder: Path) -> list[torch.nn.Parameter]:
+        """What `save_policy` wrote, a LoRA or all weights; its parameters."""
+        kind = FullWeights if (folder / self.denoiser_name).is_dir() else Lora
+        return self._hold(kind.load(self._pipeline, self.denoiser_name, folder))
+
+    def _hold(self, policy: Lora | FullWeights) -> list[torch.nn.Parameter]:
+        self._policy, self._denoiser = policy, policy.denoiser
+        return policy.parameters
+
+    def require_policy(self, weights: str, *, rank: int, targets: Sequence[str]) -> None:
+        """Check that the loaded policy is of the kind that these settings ask for.
 
         Raises:
-            ConfigError: its rank or its modules are others.
+            ConfigError: it is of the other kind, or a LoRA of another rank or on other modules.
         """
-        found = {
-            name.split(".lora_A.")[0]: len(parameter)
-            for name, parameter in self._denoiser.named_parameters()
-            if f".lora_A.{_ADAPTER}." in name
-        }
-        wanted = {
-            name for name, _ in self._denoiser.named_modules() if any(_matches(name, target) for target in targets)
-        }
-        hint = "They are fixed by the first round: set it back, or start another workspace."
-        if {*found.values()} != {rank}:
-            ranks = ", ".join(map(str, sorted({*found.values()})))
-            raise ConfigError(f"train.lora_rank is {rank}, but the LoRA of the last round has rank {ranks}.", hint=hint)
-        if differing := sorted(found.keys() ^ wanted):
+        found = "full" if isinstance(self._policy, FullWeights) else "lora"
+        if found != weights:
             raise ConfigError(
-                f"train.lora_targets is {list(targets)}, but the LoRA of the last round is on other modules: they "
-                f"differ in {len(differing)}, such as {differing[0]}.",
-                hint=hint,
+                f"train.weights is {weights!r}, but the policy of the last round was trained with {found!r}.",
+                hint="It is fixed by the first round: set it back, or start another workspace.",
             )
+        if isinstance(self._policy, Lora):
+            self._policy.require(rank=rank, targets=targets)
 
-    def save_lora(self, folder: Path) -> None:
-        """Write the LoRA as `pipe.load_lora_weights(folder)` takes it."""
-        state = get_peft_model_state_dict(self._denoiser, adapter_name=_ADAPTER)
-        if self.denoiser_name == "unet":
-            state = convert_state_dict_to_diffusers(state)
-        self._pipeline.save_lora_weights(folder, **{f"{self.denoiser_name}_lora_layers": state})
+    def save_policy(self, folder: Path) -> None:
+        """Write the policy in diffusers' format: a LoRA as `pipe.load_lora_weights(folder)` takes it, all weights as a
+        `unet` or `transformer` folder."""
+        assert self._policy is not None
+        self._policy.save(folder)
 
-    def drop_lora(self) -> None:
+    def drop_policy(self) -> None:
         """Back to the reference alone."""
-        if self.has_lora:
-            self._denoiser.unload_lora()
+        if self._policy is not None:
+            self._policy.drop()
+            self._policy, self._denoiser = None, self._reference
+
+    def parameters_changed(self) -> None:
+        """To be said after every change of the policy's parameters: in half precision it predicts by rounded ones."""
+        if self._policy is not None:
+            self._policy.parameters_changed()
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision of the frozen weights; the LoRA is float32 beside any."""
+        """Precision of the frozen weights; what is trained is float32 beside any."""
         return self._denoiser.dtype
 
     @property
     def has_lora(self) -> bool:
-        return _ADAPTER in getattr(self._denoiser, "peft_config", {})
+        return isinstance(self._policy, Lora)
+
+    @property
+    def denoiser_class(self) -> type:
+        """diffusers' own, which loads a policy of all weights."""
+        return type(self._denoiser)
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:
         """Inside, predictions are the reference's."""
-        if not self.has_lora:
+        if self._policy is None:
             yield
             return
-        self._denoiser.disable_adapters()
-        try:
-            yield
-        finally:
-            self._denoiser.enable_adapters()
-
-    def _trainable(self) -> list[torch.nn.Parameter]:
-        parameters = []
-        for name, parameter in self._denoiser.named_parameters():
-            if f".{_ADAPTER}." in name:
-                parameter.data = parameter.data.float()
-                parameter.requires_grad_(True)
-                parameters.append(parameter)
-        fuse(self._denoiser, _ADAPTER)
-        return parameters
+        policy = self._denoiser
+        with self._policy.reference() as self._denoiser:
+            try:
+                yield
+            finally:
+                self._denoiser = policy
 
     def checkpoint_gradients(self, wanted: bool) -> None:
         """Whether learning keeps the denoiser's activations, or computes them again block by block: less memory, a
         third more time. It holds in the mode that training runs in: the denoiser is never in torch's training mode."""
-        if wanted:
-            self._denoiser.enable_gradient_checkpointing()
-        else:
-            self._denoiser.disable_gradient_checkpointing()
+        for denoiser in (self._reference, self._denoiser):  # both, so that one rounds as the other
+            if wanted:
+                denoiser.enable_gradient_checkpointing()
+            else:
+                denoiser.disable_gradient_checkpointing()
 
     # --- what a step needs ---
 
@@ -316,8 +289,3 @@ class Family(ABC):
             )
             return std * scale, mean
         return scale, config.get("shift_factor") or 0.0
-
-
-def _matches(name: str, target: str) -> bool:
-    """PEFT's rule for a list of targets: the whole name of a module, or its end after a dot."""
-    return name == target or name.endswith(f".{target}")

@@ -33,7 +33,7 @@ def policy(kind: str, root: Path) -> tuple[Path, torch.Tensor]:
         targets = TARGETS if KINDS[kind].family != "sd3" else TARGETS[:4]
         for i, parameter in enumerate(family.add_lora(rank=2, targets=targets, seed=0)):
             torch.nn.init.normal_(parameter, std=0.2, generator=generator("lora", number, i))
-        family.save_lora(workspace.stage_dir(number, "train") / "policy")
+        family.save_policy(workspace.stage_dir(number, "train") / "policy")
         workspace.write_manifest(number, "train", {})
         pictures = draw(family, PROMPTS, steps=3, guidance=2.0, seeds=SEEDS, batch_size=2)
     workspace.stage_dir(3, "train").mkdir(parents=True)  # being trained
@@ -125,6 +125,19 @@ def test_without_a_trained_round_there_is_nothing_to_export(tmp_path: Path, expo
     (tmp_path / "workspace" / "rounds" / "0001" / "train").mkdir(parents=True)
     code, _, err = export(tmp_path / "policy.safetensors")
     assert (code, "is trained yet" in err, "hitl round" in err) == (1, True, True)
+    assert not (tmp_path / "policy.safetensors").exists()
+
+
+@pytest.mark.parametrize(("kind", "part"), [("sd1", "unet"), ("sd3", "transformer")])
+def test_a_policy_of_all_weights_is_refused_with_what_loads_it(kind: str, part: str, tmp_path: Path, export: Command):
+    family = load_family(str(KINDS[kind].save(tmp_path / "model")))
+    family.add_full()
+    workspace = Workspace(tmp_path / "workspace")
+    family.save_policy(workspace.stage_dir(1, "train") / "policy")
+    workspace.write_manifest(1, "train", {})
+    code, _, err = export(tmp_path / "policy.safetensors", "--format", "kohya")
+    assert (code, f"is a whole {part} (train.weights = full)" in err) == (2, True)
+    assert f"diffusers loads {Path('rounds', '0001', 'train', 'policy', part)}" in err.replace(f"{workspace.root}/", "")
     assert not (tmp_path / "policy.safetensors").exists()
 
 

@@ -43,10 +43,14 @@ def a_stage(root: Path, model: str, **train: Any) -> Stage:
 
 def a_policy(stage: Stage, family: Family) -> torch.Tensor:
     """In the stage's folder, with its card; the picture it draws of the first prompt."""
-    for i, parameter in enumerate(family.add_lora(rank=2, targets=("to_q", "to_v", "to_out.0"), seed=0)):
-        torch.nn.init.normal_(parameter, std=0.5, generator=generator("lora", i))
+    if stage.config.train.weights == "full":
+        for i, parameter in enumerate(family.add_full()):
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator("full", i))
+    else:
+        for i, parameter in enumerate(family.add_lora(rank=2, targets=("to_q", "to_v", "to_out.0"), seed=0)):
+            torch.nn.init.normal_(parameter, std=0.5, generator=generator("lora", i))
     folder = stage.checkpoint(stage.round)
-    family.save_lora(folder)
+    family.save_policy(folder)
     (folder / "README.md").write_text(model_card(stage, family))
     return draw(family, PROMPTS[:1], steps=3, guidance=3.0, seeds=[("draw", 0)], batch_size=1)
 
@@ -74,17 +78,20 @@ def assert_it_runs(stage: Stage, ours: torch.Tensor, monkeypatch: pytest.MonkeyP
     assert ((again * 255).round().int() - ours.int()).abs().max() <= 1
 
 
-@pytest.mark.parametrize("kind", ["sd2", "sdxl", "sd35"])
-def test_its_code_loads_the_policy(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(
+    ("kind", "weights"), [("sd2", "lora"), ("sdxl", "lora"), ("sd35", "lora"), ("sd2", "full"), ("sd35", "full")]
+)
+def test_its_code_loads_the_policy(kind: str, weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Of a model that was published in half precision and, where it has a UNet, with another sampler than ours."""
     published = load_stock(KINDS[kind].save(tmp_path / "whole"), dtype=torch.float16)
     if hasattr(published, "unet"):
         published.scheduler = EulerDiscreteScheduler.from_config(published.scheduler.config)
     model = str(tmp_path / "my-model")
     published.save_pretrained(model)
-    stage = a_stage(tmp_path, model)
+    stage = a_stage(tmp_path, model, weights=weights, learning_rate=1e-4)
     ours = a_policy(stage, load_family(model))
     assert_it_runs(stage, ours, monkeypatch, base=model)
+    assert ("- lora" in head_of(Path("README.md").read_text())) is (weights == "lora")
     assert len([line for line in code_of(Path("README.md").read_text()).splitlines() if line]) <= 6
 
 
@@ -142,6 +149,9 @@ def test_it_says_what_the_stage_knows(tmp_path: Path, family: Family):
         "That of the base model",
     ):
         assert said in card
+    full = model_card(a_stage(tmp_path, "somebody/some-model", weights="full", learning_rate=1e-4), family)
+    assert "| trained | all weights of the unet |" in full
+    assert "LoRA" not in full
     report["accuracy"] |= {"low": float("nan"), "high": float("nan")}
     stage.workspace.write_manifest(2, "fit", {"report": report})
     assert "as they do in 77% |" in model_card(stage, family)

@@ -1,6 +1,7 @@
 """Whole rounds of the real command on the starter model: they finish, resume, and survive kill -9 without a trace."""
 
 import contextlib
+import hashlib
 import json
 import os
 import random
@@ -15,7 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
+import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import load_file
 
 from data.records import Rating
 from data.store import Store
@@ -75,6 +78,34 @@ def test_rounds_of_algorithms_that_need_no_reward_or_its_gradient(
     assert len(trained) == 3
     assert all(row["grad_norm"] > 0 for row in trained)
     assert ("reward_mean" in trained[0]) is (algorithm == "refl")
+
+
+def test_rounds_that_train_all_weights_go_on_from_the_last_and_refuse_a_lora(tmp_path: Path):
+    root = tmp_path / "workspace"
+    full = ["--set", "train.weights=full", "--set", "train.learning_rate=1e-4"]
+    code, _, err = finish(start_rounds(root, *full, count=2))
+    assert code == 0, err
+    workspace = Workspace(root)
+    policies = [workspace.stage_dir(number, "train") / "policy" for number in (1, 2)]
+    first, second = (load_file(path / "unet" / "diffusion_pytorch_model.safetensors") for path in policies)
+    start = load_file(STARTER_FOLDER / "unet" / "diffusion_pytorch_model.safetensors")
+    for one, other in ((start, first), (first, second)):
+        assert one.keys() == other.keys()
+        assert all(one[name].shape == other[name].shape for name in one)
+        steps = [float((one[name].float() - other[name]).abs().max()) for name in one]
+        assert 0 < max(steps) < 1e-3  # three steps of Adam: at most about three times the rate
+    for number, path in enumerate(policies, 1):
+        manifest = workspace.manifest(number, "train")
+        weights = (path / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+        assert manifest is not None
+        assert manifest["checkpoint"] == hashlib.sha256(weights).hexdigest()
+        assert "UNet2DConditionModel" in (path / "README.md").read_text()
+    scores = pq.read_table(workspace.stage_dir(2, "evaluate") / "scores.parquet").to_pylist()
+    assert {row["subject"] for row in scores} == {"reference", "policy", "best_of_2"}
+    code, _, err = finish(start_rounds(root, "--set", "train.weights=lora"))
+    assert code == 2
+    assert the_error(err) == "error: train.weights is 'lora', but the policy of the last round was trained with 'full'."
+    assert not workspace.is_done(3, "draw")
 
 
 def test_steps_without_noise_are_refused_before_anything_is_drawn(tmp_path: Path):

@@ -64,6 +64,6 @@ def test_the_planted_bias_is_undone(tmp_path: Path):
     prompts = [prompt.text for prompt in starter_prompts(32, 8) if (prompt.task, prompt.split) == ("bias", "train")]
     family, _ = learn(graded, prompts, 10, tmp_path)
     with_policy = exact(*drawn(family, prompts)).mean()
-    family.drop_lora()
+    family.drop_policy()
     assert exact(*drawn(family, prompts)).mean() < 0.3
     assert with_policy > 0.6

@@ -130,7 +130,7 @@ def test_the_score_rises(algorithm, tmp_path: Path):
     reward = Brightness()
     before = reward(draw(family, PROMPTS * 8, **settings), [])
     run(tmp_path, algorithm, config=replace(TRAIN, epochs=4, images_per_prompt=8, batch_size=16))
-    family.load_lora(tmp_path)
+    family.load_policy(tmp_path)
     change = reward(draw(family, PROMPTS * 8, **settings), []) - before
     assert change.mean() > 4 * change.std() / len(change) ** 0.5
 

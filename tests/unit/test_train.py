@@ -260,12 +260,12 @@ def test_a_fresh_lora_changes_nothing_and_the_reference_is_the_policy_without_it
     bare = predict()
     family.add_lora(rank=2, targets=("to_q", "to_v"), seed=0)
     assert torch.equal(predict(), bare)
-    family.drop_lora()
-    family.load_lora(moved)
+    family.drop_policy()
+    family.load_policy(moved)
     assert not torch.allclose(predict(), bare, rtol=1e-4)
     with family.reference():
         assert torch.equal(predict(), bare)
-    family.drop_lora()
+    family.drop_policy()
     assert torch.equal(predict(), bare)
 
 
@@ -274,10 +274,10 @@ def test_a_lora_keeps_its_precision_beside_weights_of_half_of_it(tmp_path: Path)
     family = build_family()
     for parameter in family.add_lora(rank=2, targets=("to_q", "to_out.0"), seed=0):
         torch.nn.init.normal_(parameter, generator=generator("lora"))
-    family.save_lora(tmp_path / "first")
+    family.save_policy(tmp_path / "first")
     half = StableDiffusion15(build_pipeline().to(dtype=torch.bfloat16), torch.device("cpu"))
-    parameters = half.load_lora(tmp_path / "first")
-    half.save_lora(tmp_path / "second")
+    parameters = half.load_policy(tmp_path / "first")
+    half.save_policy(tmp_path / "second")
     assert {parameter.dtype for parameter in parameters} == {torch.float32}
     assert all(parameter.requires_grad for parameter in parameters)
     assert (tmp_path / "first" / LORA_FILE).read_bytes() == (tmp_path / "second" / LORA_FILE).read_bytes()
@@ -316,7 +316,7 @@ def test_kl_is_zero_at_the_reference_and_then_the_one_of_torch_distributions(tmp
     metrics = run(tmp_path / "two", reward=reward)
     run(tmp_path / "one", config=replace(TRAIN, epochs=1))
     family, policy, reference = build_family(), build_pipeline(), build_pipeline()
-    family.load_lora(tmp_path / "one")
+    family.load_policy(tmp_path / "one")
     policy.load_lora_weights(tmp_path / "one")
     chosen = [prompt for prompt in PROMPTS]
     trajectory = collect(family, chosen, 2, SAMPLE, (*PLACE, 1))
@@ -654,9 +654,17 @@ class Killed(BaseException):
     """Stands for a signal in the middle of a run."""
 
 
-@pytest.mark.parametrize("algorithm", [Dpok(kl_target=1e-3), DdpoIs(memory=6, memory_least=3)], ids=["dpok", "ddpo"])
-def test_interrupted_equals_uninterrupted_bit_for_bit(tmp_path: Path, algorithm: Dpok | DdpoIs):
+@pytest.mark.parametrize(
+    ("algorithm", "weights"),
+    [(Dpok(kl_target=1e-3), "lora"), (DdpoIs(memory=6, memory_least=3), "lora"), (Dpok(kl_target=1e-3), "full")],
+    ids=["dpok", "ddpo", "full"],
+)
+def test_interrupted_equals_uninterrupted_bit_for_bit(tmp_path: Path, algorithm: Dpok | DdpoIs, weights: str):
     config = replace(TRAIN, epochs=4, updates_per_epoch=2, value_function=True, replay=5)
+    policy = LORA_FILE
+    if weights == "full":
+        config = replace(config, weights="full", learning_rate=1e-3)
+        policy = "unet/diffusion_pytorch_model.safetensors"
     whole = run(tmp_path / "whole", algorithm=algorithm, config=config, sample=QUICK)
     assert len({values["kl_scale"] for values in whole}) > 1 or isinstance(algorithm, DdpoIs)
     told: dict[int, dict[str, float]] = {}
@@ -676,14 +684,14 @@ def test_interrupted_equals_uninterrupted_bit_for_bit(tmp_path: Path, algorithm:
     for _ in range(2):
         with pytest.raises(Killed):
             run(tmp_path / "parts", algorithm=algorithm, config=config, sample=QUICK, reward=reward, on_epoch=tell)
-        assert not (tmp_path / "parts" / LORA_FILE).exists()
+        assert not (tmp_path / "parts" / policy).exists()
     run(tmp_path / "parts", algorithm=algorithm, config=config, sample=QUICK, reward=reward, on_epoch=tell)
     assert len(batches) == 6
     assert torch.equal(batches[1], batches[2])
     metrics = [told[epoch] for epoch in sorted(told)]
-    assert (tmp_path / "parts" / LORA_FILE).read_bytes() == (tmp_path / "whole" / LORA_FILE).read_bytes()
+    assert (tmp_path / "parts" / policy).read_bytes() == (tmp_path / "whole" / policy).read_bytes()
     states = [torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "parts")]
-    assert {"lora", "optimizer", "value", "value_optimizer"} <= states[0].keys()
+    assert {"weights", "optimizer", "value", "value_optimizer"} <= states[0].keys()
     assert {len(scores) for scores in states[0]["memory"].values()} == ({6} if isinstance(algorithm, DdpoIs) else set())
     assert_same_state(*states)
     timeless = [
@@ -774,7 +782,7 @@ def test_a_round_goes_on_from_the_last_ones_lora_and_moments(tmp_path: Path):
 
 def test_the_saved_lora_draws_the_same_pictures_in_a_stock_pipeline(moved: Path):
     family, stock = build_family(), build_pipeline()
-    family.load_lora(moved)
+    family.load_policy(moved)
     seeds = [("draw", 0), ("draw", 1)]
     ours = draw(family, PROMPTS, steps=3, guidance=2.0, seeds=seeds, batch_size=2)
     without = stock_images(stock, seeds, steps=3, guidance=2.0)
