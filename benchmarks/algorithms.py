@@ -38,6 +38,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
+from benchmarks.figure import INK, MUTED, ORANGE, STYLE, TEAL
 from benchmarks.machine import describe
 from data.bootstrap import cluster_interval
 from data.evaluation import MEASURES, ImageScore, best_of, summarise
@@ -426,30 +427,9 @@ KINDS = {
     "no training": ("best_of_n",),
 }
 
-# The report's colours (hitl/report/report.css). Its own one for rewards is as dark as that for taste, and to a
-# colour-blind eye of the same hue: orange is told from teal by everybody.
-INK, MUTED, LINE = "#1c1e25", "#5a5d68", "#d9d7d0"
-MEASURED = {"taste": ("#0f766e", "o", "gold taste"), "reward": ("#d2691e", "D", "learned reward")}
-
-STYLE: dict[Any, Any] = {
-    "font.size": 9.5,
-    "text.color": INK,
-    "axes.edgecolor": LINE,
-    "axes.labelcolor": MUTED,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": LINE,
-    "grid.linewidth": 0.7,
-    "grid.alpha": 0.7,
-    "xtick.color": LINE,
-    "ytick.color": LINE,
-    "xtick.labelcolor": MUTED,
-    "ytick.labelcolor": MUTED,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-}
+# The report's own colour for rewards is as dark as that for taste, and to a colour-blind eye of the same hue: orange is
+# told from teal by everybody.
+MEASURED = {"taste": (TEAL, "o", "gold taste"), "reward": (ORANGE, "D", "learned reward")}
 
 
 def draw_figure(result: Mapping[str, Any], path: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -64,3 +65,12 @@ def describe() -> dict[str, object]:
         "commit": _commit(),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+_COMPARED = ("cpu", "cores", "gpus", "torch", "diffusers")
+
+
+def differences(before: Mapping[str, object], now: Mapping[str, object], names: Sequence[str] = _COMPARED) -> str:
+    """What makes the figures of two machines incomparable, in words; empty where nothing does."""
+    found = [name for name in names if before[name] != now[name]]
+    return " and ".join(f"{name} {before[name]}, not {now[name]}" for name in found)

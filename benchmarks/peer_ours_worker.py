@@ -43,23 +43,8 @@ def main() -> None:
     torch.set_flush_denormal(True)
     torch.set_num_threads(job["threads"])
     family = StableDiffusion15.load("starter", dtype=getattr(torch, job["dtype"]))
-    algorithm: Any = Counted({"ddpo_is": DdpoIs, "dpok": Dpok}[job["algorithm"]]())
-    config = TrainConfig(
-        algorithm=job["algorithm"],
-        epochs=job["epochs"] + 1,  # the first one warms up
-        prompts_per_epoch=job["groups"],
-        images_per_prompt=job["members"],
-        learning_rate=job["learning_rate"],
-        lora_rank=job["lora_rank"],
-        lora_targets=tuple(job["lora_targets"]),
-    )
-    sample = SampleConfig(
-        steps=job["steps"],
-        guidance=job["guidance"],
-        eta=job["eta"],
-        window=job["window"],
-        shared_noise=job["shared_noise"],
-    )
+    found, config, sample = settings_of({**job, "epochs": job["epochs"] + 1})  # the first one warms up
+    algorithm: Any = Counted(found)
     loaded = peak_memory()
     epochs: list[dict[str, float]] = []
 
@@ -81,6 +66,27 @@ def main() -> None:
             on_epoch=keep,
         )
     print(json.dumps({"epochs": epochs, "memory_loaded_mib": loaded, "memory_peak_mib": peak_memory()}))
+
+
+def settings_of(job: dict[str, Any]) -> tuple[Dpok | DdpoIs, TrainConfig, SampleConfig]:
+    config = TrainConfig(
+        algorithm=job["algorithm"],
+        epochs=job["epochs"],
+        prompts_per_epoch=job["groups"],
+        images_per_prompt=job["members"],
+        updates_per_epoch=job["updates"],
+        learning_rate=job["learning_rate"],
+        lora_rank=job["lora_rank"],
+        lora_targets=tuple(job["lora_targets"]),
+    )
+    sample = SampleConfig(
+        steps=job["steps"],
+        guidance=job["guidance"],
+        eta=job["eta"],
+        window=job["window"],
+        shared_noise=job["shared_noise"],
+    )
+    return {"ddpo_is": DdpoIs, "dpok": Dpok}[job["algorithm"]](), config, sample
 
 
 def brightness(images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:

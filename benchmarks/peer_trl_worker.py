@@ -11,7 +11,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import distributions
 from itertools import cycle
 from pathlib import Path
@@ -68,25 +68,8 @@ def main() -> None:
     job = json.loads(sys.argv[1])
     torch.set_flush_denormal(True)
     torch.set_num_threads(job["threads"])
-    PartialState(cpu=True)  # TRL's pipeline logs before its trainer has made one
+    trainer = trainer_of(job, brightness)
     images = job["groups"] * job["members"]
-    config = trl.DDPOConfig(
-        mixed_precision={"float32": "no", "bfloat16": "bf16"}[job["dtype"]],
-        sample_num_steps=job["steps"],
-        sample_guidance_scale=job["guidance"],
-        sample_eta=job["eta"],
-        sample_batch_size=job["sample_batch_size"],
-        sample_num_batches_per_epoch=images // job["sample_batch_size"],
-        train_batch_size=job["train_batch_size"],
-        train_gradient_accumulation_steps=images // job["train_batch_size"],  # one optimiser step on all of the epoch
-        train_learning_rate=job["learning_rate"],
-        accelerator_kwargs={"cpu": True},
-        save_freq=sys.maxsize,
-    )
-    prompts = cycle(prompt for prompt in job["prompts"] for _ in range(job["members"]))
-    pipeline = Pipeline(job["model"], job["lora_rank"], job["lora_targets"])
-    trainer = Trainer(config, brightness, lambda: (next(prompts), {}), pipeline)
-    pipeline.set_progress_bar_config(disable=True)
     loaded = peak_memory()
     print(
         json.dumps(
@@ -98,6 +81,31 @@ def main() -> None:
             }
         )
     )
+
+
+def trainer_of(job: dict[str, Any], reward: Callable[..., Any]) -> Trainer:
+    PartialState(cpu=True)  # TRL's pipeline logs before its trainer has made one
+    images = job["groups"] * job["members"]
+    config = trl.DDPOConfig(
+        seed=job["seed"],
+        mixed_precision={"float32": "no", "bfloat16": "bf16"}[job["dtype"]],
+        sample_num_steps=job["steps"],
+        sample_guidance_scale=job["guidance"],
+        sample_eta=job["eta"],
+        sample_batch_size=job["sample_batch_size"],
+        sample_num_batches_per_epoch=images // job["sample_batch_size"],
+        train_batch_size=job["train_batch_size"],
+        train_gradient_accumulation_steps=images // job["train_batch_size"] // job["updates"],
+        train_learning_rate=job["learning_rate"],
+        per_prompt_stat_tracking=job["per_prompt_stats"],
+        accelerator_kwargs={"cpu": True},
+        save_freq=sys.maxsize,
+    )
+    prompts = cycle(prompt for prompt in job["prompts"] for _ in range(job["members"]))
+    pipeline = Pipeline(job["model"], job["lora_rank"], job["lora_targets"])
+    trainer = Trainer(config, reward, lambda: (next(prompts), {}), pipeline)
+    pipeline.set_progress_bar_config(disable=True)
+    return trainer
 
 
 def epochs(trainer: Trainer, count: int, images: int) -> Iterator[dict[str, float]]:

@@ -1,5 +1,6 @@
 """Policy gradient on one epoch's transitions: what dpok, ddpo_is and ddpo_sf share."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -54,18 +55,19 @@ def update(
     clip = algorithm.log_ratio_range(math.prod(run.family.latent_shape))
     allowed = clip / 10 if math.isfinite(clip) else RATIO_TOLERANCE
     rounding: dict[str, float] = {}
-    if run.family.dtype != torch.float32:
-        batches = [part for parts in updates for part in parts if len(part)]
-        error, explained, step = transitions.recompute(run.family, batches, sample)
-        _check_ratio(run, error, explained, step)
-        rounding["rollout_log_ratio"] = error
+    is_half, drawn = run.family.dtype != torch.float32, transitions.log_probs
+    # In a small update all may be other processes'.
+    updates = [[part for part in parts if len(part)] for parts in updates]
+    if is_half:
+        transitions.log_probs = drawn.clone()
+        for part in itertools.chain(*updates[1:]):
+            transitions.settle(part, transitions.evaluate(run.family, part, sample))
     for rows, parts in zip(shares, updates, strict=True):
         run.optimizer.zero_grad()
         for part in parts:
-            if not len(part):  # in a small update all may be other processes'
-                continue
             share = len(part) / len(rows)
             steps = transitions.evaluate(run.family, part, sample)
+            steps = transitions.settle(part, steps) if is_half and totals.updates == 0 else steps
             loss = algorithm.loss(steps)
             (loss * share).backward()
             log_ratio = steps.log_prob.detach() - steps.old_log_prob
@@ -74,6 +76,8 @@ def update(
                 is_fresh = part < transitions.fresh
                 totals.add_first_pass(log_ratio[is_fresh], transitions.step[part][is_fresh])
                 _check_ratio(run, totals.first_pass_error, allowed, totals.worst_step)
+        if is_half and totals.updates == 0:
+            rounding["rollout_log_ratio"] = _check_rounding(run, transitions, drawn, sample)
         totals.grad_norm = run.step(config.max_grad_norm)
         totals.updates += 1
     metrics = totals.means() | rounding | {"kl_scale": run.kl_scale}
@@ -181,7 +185,7 @@ class Transitions:
     def _predict_reference(self, family: Family, every: int, batch_size: int, sample: SampleConfig) -> Tensor:
         """The reference's output of every so many transitions, once per state: it does not change while the policy
         learns. nan for the others."""
-        # Not under no_grad, as in `recompute`: there is no gradient without the LoRA, but the same attention.
+        # Not under no_grad, where attention may choose another kernel than in learning, with other roundings.
         outputs = torch.full_like(self.x_t, torch.nan)
         asked = torch.arange(0, len(outputs), every, device=outputs.device)
         states, of = self.state[asked].unique(return_inverse=True)
@@ -236,24 +240,26 @@ class Transitions:
             kl_scale=self.kl_scale,
         )
 
-    def recompute(self, family: Family, batches: Sequence[Tensor], sample: SampleConfig) -> tuple[float, float, int]:
-        """Put the log-probabilities of the very batches that are learned from in place of the rollout's.
+    def settle(self, rows: Tensor, steps: Steps) -> Steps:
+        """Put the log-probabilities of the very batch that is learned from in place of the rollout's.
 
-        In half precision a batch of another shape is rounded in other places. Returns |log ratio| of the two, what
-        rounding explains of it, and the step, for the transition that is worst beside its own bound.
+        In half precision a batch of another shape is rounded in other places.
+        """
+        self.log_probs[rows] = steps.log_prob.detach()
+        return replace(steps, old_log_prob=self.log_probs[rows])
+
+    def moved_by_rounding(self, drawn: Tensor, dtype: torch.dtype, guidance: float) -> tuple[float, float, int]:
+        """|log ratio| of the rollout's log-probabilities and these, what rounding explains of it, and the step, for the
+        transition that is worst beside its own bound.
 
         The bound: a log-probability moves by z |c| / std per unit of the model's output, c its coefficient. The output
         and z are of size 1, so an error in the last place of each of its D numbers, all pulling the same way, moves it
-        by |c| / std x eps x D. Errors cancel mostly, which leaves room for guidance to multiply them.
+        by |c| / std x eps x D; guidance w multiplies the errors of its halves by w and w - 1. Errors cancel mostly,
+        which leaves room for their sum over the model's layers.
         """
-        drawn = self.log_probs
-        self.log_probs = drawn.clone()
-        for rows in batches:
-            # Not under no_grad: attention may choose another kernel, with other roundings, where no gradient is wanted.
-            found = self.evaluate(family, rows, sample).log_prob.detach()
-            self.log_probs[rows] = torch.where(rows < self.fresh, found, drawn[rows])
-        reach = self.output_coefficient.abs() / self.std
-        allowed = reach * torch.finfo(family.dtype).eps * self.x_t[0].numel()
+        of_guidance = abs(guidance) + abs(guidance - 1)
+        reach = self.output_coefficient.abs() / self.std * of_guidance
+        allowed = reach * torch.finfo(dtype).eps * self.x_t[0].numel()
         error = (self.log_probs - drawn).abs()
         worst = int((error / allowed).argmax())  # nan counts as the largest
         return float(error[worst]), float(allowed[worst]), int(self.step[worst])
@@ -303,6 +309,13 @@ class _Totals:
             "first_pass_log_ratio": self.first_pass_error,
             "first_pass_worst_step": self.worst_step + 1,
         }
+
+
+def _check_rounding(run: TrainingState, transitions: Transitions, drawn: Tensor, sample: SampleConfig) -> float:
+    """Half precision: the rollout's log-probabilities must be those that are learned from but for rounding."""
+    error, explained, step = transitions.moved_by_rounding(drawn, run.family.dtype, sample.guidance)
+    _check_ratio(run, error, explained, step)
+    return error
 
 
 def _check_ratio(run: TrainingState, error: float, allowed: float, step: int) -> None:

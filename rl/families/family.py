@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.models.attention_processor import AttnProcessor
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hitl.core.errors import ConfigError
 from rl.families.full import FullWeights
@@ -19,6 +19,9 @@ from rl.families.lora import Lora
 from rl.gaussian import Schedule
 
 _DECODE_BATCH = 16
+_PLAIN_ATTENTION = 1024
+"""Largest latent, in places, whose attention a CPU computes in half precision without torch's fused kernel: the
+gradient of that takes half of an update there. Beyond it the plain one would take too much memory."""
 
 
 @runtime_checkable
@@ -62,17 +65,25 @@ class Family(ABC):
 
     def __init__(self, pipeline: Any, device: torch.device) -> None:
         self.process = self._process(pipeline.scheduler.config)
-        self._pipeline = pipeline.to(device)
+        self._pipeline = pipeline
         self._reference = self._denoiser = getattr(pipeline, self.denoiser_name)
         self._policy: Lora | FullWeights | None = None
-        for part in pipeline.components.values():
+        self._text_encoders: list[torch.nn.Module] = []
+        for name, part in pipeline.components.items():
             if isinstance(part, torch.nn.Module):
                 part.eval().requires_grad_(False)
+                if name.startswith("text_encoder"):
+                    self._text_encoders.append(part)  # not yet to the device: see `_encode`
+                else:
+                    part.to(device)
         self._embeddings: dict[str, tuple[Tensor, ...]] = {}
         self._unconditional: tuple[Tensor, ...] | None = None
         self.device = device
         side = self._denoiser.config.sample_size
         self.latent_shape = (self._denoiser.config.in_channels, side, side)
+        is_half_on_cpu = device.type == "cpu" and self.dtype != torch.float32
+        if is_half_on_cpu and self.denoiser_name == "unet" and side**2 <= _PLAIN_ATTENTION:
+            self._denoiser.set_attn_processor(AttnProcessor())
 
     @classmethod
     def load(cls, name: str, *, config: str = "", device: str = "cpu", dtype: torch.dtype = torch.float32) -> "Family":
@@ -198,7 +209,8 @@ class Family(ABC):
 
     def text_features(self, prompts: Sequence[str]) -> Float[Tensor, "batch width"]:
         """One vector for each prompt: the mean of its tokens' embeddings."""
-        return torch.stack([self._conditions(prompt)[0][0].float().mean(dim=0) for prompt in prompts])
+        self._encode(prompts)
+        return torch.stack([self._embeddings[prompt][0][0].float().mean(dim=0) for prompt in prompts])
 
     def predict(
         self,
@@ -209,39 +221,39 @@ class Family(ABC):
         guidance: float,
     ) -> Float[Tensor, "batch c h w"]:
         """The guided output, float32. Both halves of the guidance run as one batch."""
-        found = [self._conditions(prompt) for prompt in prompts]
+        self._encode(prompts)
+        found = [self._embeddings[prompt] for prompt in prompts]
         conditions = tuple(torch.cat(parts) for parts in zip(*found, strict=True))
         x_t = x_t.to(self.dtype)
         if guidance == 1.0:
-            with self._attention():
-                return self._denoise(x_t, timesteps, conditions).float()
-        if self._unconditional is None:
-            with torch.no_grad():
-                self._unconditional = self._embed_nothing()
+            return self._denoise(x_t, timesteps, conditions).float()
+        assert self._unconditional is not None
         both = tuple(
             torch.cat([nothing.expand_as(part), part])
             for nothing, part in zip(self._unconditional, conditions, strict=True)
         )
-        with self._attention():
-            output = self._denoise(torch.cat([x_t, x_t]), torch.cat([timesteps] * 2), both)
+        output = self._denoise(torch.cat([x_t, x_t]), torch.cat([timesteps] * 2), both)
         without, with_text = output.float().chunk(2)
         return without + guidance * (with_text - without)
 
-    def _attention(self) -> contextlib.AbstractContextManager[Any]:
-        """On a CPU in half precision, the gradient of torch's fused attention takes half of an update; the plain one's
-        takes little. Forward alone the fused one is faster."""
-        is_half = self.device.type == "cpu" and self.dtype != torch.float32
-        # What gradient checkpointing computes again it computes outside of this, and must find the same kernel.
-        if is_half and torch.is_grad_enabled() and not self._denoiser.is_gradient_checkpointing:
-            return sdpa_kernel(SDPBackend.MATH)
-        return contextlib.nullcontext()
-
     @torch.no_grad()
-    def _conditions(self, prompt: str) -> tuple[Tensor, ...]:
-        """Each prompt is encoded once in the life of the process, and alone: it must not depend on a batch."""
-        if prompt not in self._embeddings:
+    def _encode(self, prompts: Sequence[str]) -> None:
+        """Each prompt is encoded once in the life of the process, and alone: it must not depend on a batch.
+
+        Only while they do so are the text encoders on the device: those of Stable Diffusion 3 are larger than its
+        transformer.
+        """
+        missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._embeddings]
+        if not missing:
+            return
+        for encoder in self._text_encoders:
+            encoder.to(self.device)
+        for prompt in missing:
             self._embeddings[prompt] = self._embed(prompt)
-        return self._embeddings[prompt]
+        if self._unconditional is None:
+            self._unconditional = self._embed_nothing()
+        for encoder in self._text_encoders:
+            encoder.to("cpu")
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "batch c h w"]) -> UInt8[Tensor, "batch 3 height width"]:

@@ -14,6 +14,7 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file
 
 from hitl.core.errors import ConfigError
+from rl.families.lora_linear import fuse
 
 _ADAPTER = "policy"
 
@@ -30,6 +31,7 @@ class Lora:
                 parameter.data = parameter.data.float()
                 parameter.requires_grad_(True)
                 self.parameters.append(parameter)
+        fuse(self.denoiser, _ADAPTER)
 
     @classmethod
     def fresh(cls, pipeline: Any, denoiser_name: str, *, rank: int, targets: Sequence[str], seed: int) -> "Lora":

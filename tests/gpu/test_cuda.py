@@ -54,6 +54,21 @@ def test_both_devices_draw_the_same_pictures():
     assert (on_cpu - on_gpu).abs().max() <= 2  # of 255
 
 
+def test_the_text_encoder_is_on_the_gpu_only_while_it_encodes():
+    pipeline = build_pipeline()
+    model = StableDiffusion15(pipeline, torch.device("cuda"))
+    ran_on: list[str] = []
+    pipeline.text_encoder.register_forward_pre_hook(
+        lambda module, inputs: ran_on.append(next(module.parameters()).device.type)
+    )
+    assert model.text_features(PROMPTS).device.type == "cuda"
+    assert set(ran_on) == {"cuda"}
+    assert {parameter.device.type for parameter in pipeline.text_encoder.parameters()} == {"cpu"}
+    count = len(ran_on)
+    model.text_features(PROMPTS)
+    assert len(ran_on) == count
+
+
 def test_both_devices_follow_the_same_trajectories():
     on_cpu, on_gpu = (collect(family(device), PROMPTS, 4, SAMPLE, (0, 1)) for device in ("cpu", "cuda"))
     torch.testing.assert_close(on_gpu.states.cpu(), on_cpu.states, rtol=1e-3, atol=1e-3)

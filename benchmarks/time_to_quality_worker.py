@@ -1,0 +1,155 @@
+"""One process of `benchmarks.time_to_quality`, on either side: trains on and on, and judges its policy every epoch.
+
+    python -m benchmarks.time_to_quality_worker '{"side": "trl", "reward": "brightness", ...}'
+
+The job is one JSON object, and so is every line that is printed, the first one of the reference. Whoever reads the
+lines ends it. It runs in TRL's environment, too: what one environment alone has is imported by its side alone.
+"""
+
+import io
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from rl.randomness import generator
+
+
+class Watch:
+    """The clock of training, which stands still while the policy is judged."""
+
+    def __init__(self, score: Callable[[np.ndarray], np.ndarray], draw: Callable[[], np.ndarray]) -> None:
+        self.score, self.draw = score, draw
+        self.seconds = self.cpu_seconds = 0.0
+        self.judge(0)
+
+    def judge(self, images: int) -> None:
+        """After learning from so many images; by the first one of none the clock is set."""
+        if images:
+            self.seconds += time.monotonic() - self.wall
+            self.cpu_seconds += time.process_time() - self.cpu
+        scores = self.score(self.draw())
+        line = {
+            "images": images,
+            "seconds": round(self.seconds, 3),
+            "cpu_seconds": round(self.cpu_seconds, 3),
+            "mean": round(float(scores.mean()), 5),
+            "std": round(float(scores.std()), 5),
+        }
+        print(json.dumps(line), flush=True)
+        self.wall, self.cpu = time.monotonic(), time.process_time()
+
+
+def main() -> None:
+    job = json.loads(sys.argv[1])
+    torch.set_flush_denormal(True)
+    torch.set_num_threads(job["threads"])
+    {"trl": theirs, "ours": ours}[job["side"]](job)
+
+
+def theirs(job: dict[str, Any]) -> None:
+    from benchmarks.peer_trl_worker import trainer_of
+
+    sys.path += job["packages"]  # behind TRL's own, which have no scipy: the taste needs it
+    score = score_of(job["reward"])
+
+    def reward(images: torch.Tensor, prompts: Any, metadata: Any) -> tuple[torch.Tensor, dict[str, Any]]:
+        pictures = (images.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+        return torch.from_numpy(score(pictures.numpy())), {}
+
+    trainer = trainer_of(job, reward)
+    pipeline = trainer.sd_pipeline.sd_pipeline
+    unet = pipeline.unet.config
+    shape = (unet.in_channels, unet.sample_size, unet.sample_size)
+    starts = torch.stack([torch.randn(shape, generator=generator(*seed)) for seed in judged_seeds(job)])
+
+    def draw() -> np.ndarray:
+        drawn = pipeline(
+            judged_prompts(job),
+            latents=starts,
+            num_inference_steps=job["steps"],
+            guidance_scale=job["guidance"],
+            output_type="np",
+        )
+        return (drawn.images * 255).round().astype(np.uint8)
+
+    watch = Watch(score, draw)
+    step = 0
+    for epoch in count():
+        step = trainer.step(epoch, step)
+        watch.judge((epoch + 1) * job["groups"] * job["members"])
+
+
+def ours(job: dict[str, Any]) -> None:
+    from benchmarks.peer_ours_worker import settings_of
+    from rl.families.sd15 import StableDiffusion15
+    from rl.rollout import draw
+    from rl.train import train
+
+    score = score_of(job["reward"])
+
+    def reward(images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        return torch.from_numpy(score(images.permute(0, 2, 3, 1).numpy()))
+
+    family = StableDiffusion15.load("starter")
+    algorithm, config, sample = settings_of({**job, "epochs": sys.maxsize})
+
+    def drawn() -> np.ndarray:
+        images = draw(
+            family,
+            judged_prompts(job),
+            steps=job["steps"],
+            guidance=job["guidance"],
+            seeds=judged_seeds(job),
+            batch_size=job["judged"],
+        )
+        return images.permute(0, 2, 3, 1).numpy()
+
+    watch = Watch(score, drawn)
+    train(
+        family,
+        algorithm,
+        reward,
+        job["prompts"],
+        config,
+        sample,
+        folder=Path(job["folder"]),
+        place=("quality", job["seed"]),
+        on_epoch=lambda epoch, metrics: watch.judge(epoch * job["groups"] * job["members"]),
+    )
+
+
+def judged_prompts(job: dict[str, Any]) -> list[str]:
+    return [job["prompts"][i % len(job["prompts"])] for i in range(job["judged"])]
+
+
+def judged_seeds(job: dict[str, Any]) -> list[tuple[object, ...]]:
+    return [("judge", i) for i in range(job["judged"])]
+
+
+def score_of(reward: str) -> Callable[[np.ndarray], np.ndarray]:
+    """A reward's score of each uint8 picture (batch, height, width, 3)."""
+    if reward == "taste":
+        from data.world.taste import taste
+
+        of_one = taste
+    else:
+        of_one = {"brightness": np.mean, "jpeg_size": jpeg_size}[reward]
+    return lambda pictures: np.array([of_one(picture) for picture in pictures], dtype=np.float32)
+
+
+def jpeg_size(picture: np.ndarray) -> int:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="JPEG", quality=95)
+    return buffer.tell()
+
+
+if __name__ == "__main__":
+    main()
