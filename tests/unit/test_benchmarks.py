@@ -46,6 +46,7 @@ def test_the_networks_have_as_many_parameters_as_the_published_ones(model: str, 
         assert {parameter.dtype for parameter in network.parameters()} == {torch.bfloat16}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "checkpointing"), [("sd15", False), ("sdxl", True)])
 def test_the_gpu_script_measures_every_batch_up_to_the_largest(model: str, checkpointing: bool):
     one, two = gpu_worker.run({**JOB, "model": model, "checkpointing": checkpointing})
@@ -55,6 +56,7 @@ def test_the_gpu_script_measures_every_batch_up_to_the_largest(model: str, check
     assert "peak_gib" not in one  # of a GPU alone
 
 
+@pytest.mark.slow
 def test_an_image_and_a_transition_are_counted_as_the_passes_that_they_take():
     (found,) = gpu_worker.run({**JOB, "count": True})
     shape = gpu_worker.smallest(gpu_worker.SHAPES["sd15"])
@@ -67,8 +69,8 @@ def test_an_image_and_a_transition_are_counted_as_the_passes_that_they_take():
         step = flops_of(predict)
         decoding = flops_of(lambda: family.decode(latents))
     assert found["flops_of_image"] == 2 * step + decoding
-    # The reference, the rounding's check, and the loss forward; and the gradient, of activations and the LoRA alone.
-    assert 3.5 * step < found["flops_of_transition"] < 4.5 * step
+    # The reference and the loss forward; and the gradient, of activations and the LoRA alone.
+    assert 2.5 * step < found["flops_of_transition"] < 3.5 * step
 
 
 def flops_of(work: Callable[[], Any]) -> int:
