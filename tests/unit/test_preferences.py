@@ -143,6 +143,7 @@ def test_a_step_gains_its_log_probability_less_the_references(moved):
     assert first.detach().abs().max() > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sign", [1, -1])
 def test_what_is_preferred_becomes_more(algorithm, sign: int, tmp_path: Path):
     """Same seeds before and after, so that the mean change is the policy's; it must be 4 standard errors and more.
