@@ -20,10 +20,9 @@ import shlex
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -31,11 +30,11 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import describe
+from benchmarks.passing import train_in_passing
 from data.prompt_list import starter_prompts
 from rl.algorithms.dpok import Dpok
 from rl.config import SampleConfig, TrainConfig
 from rl.families.sd15 import StableDiffusion15
-from rl.train import train
 
 TARGET = 0.6
 GROUPS, MEMBERS = 8, 8
@@ -88,18 +87,16 @@ def main() -> None:
 def measure(dtype: torch.dtype, sample: SampleConfig, *, epochs: int) -> dict[str, Any]:
     watch = Watch(dtype, epochs)
     prompts = [prompt.text for prompt in starter_prompts(GROUPS, 1) if prompt.split == "train"]
-    with TemporaryDirectory() as folder:
-        train(
-            StableDiffusion15.load("starter", dtype=dtype),
-            Dpok(),
-            watch.reward,
-            prompts,
-            TrainConfig(epochs=epochs + 3, prompts_per_epoch=GROUPS, images_per_prompt=MEMBERS),
-            sample,
-            folder=Path(folder) / "train",
-            place=("floor",),
-            on_epoch=watch.on_epoch,
-        )
+    train_in_passing(
+        StableDiffusion15.load("starter", dtype=dtype),
+        Dpok(),
+        watch.reward,
+        prompts,
+        TrainConfig(epochs=epochs + 3, prompts_per_epoch=GROUPS, images_per_prompt=MEMBERS),
+        sample,
+        place=("floor",),
+        on_epoch=watch.on_epoch,
+    )
     return watch.result()
 
 
@@ -177,19 +174,28 @@ class Watch:
         return found
 
 
-def matmul_rate(dtype: torch.dtype, *, seconds: float = 0.5) -> float:
+def matmul_rate(
+    dtype: torch.dtype, *, sides: Sequence[int] = SIDES, seconds: float = 0.5, device: str = "cpu"
+) -> float:
     """Floating-point operations per second of the fastest of some matrix products, each repeated for so long.
 
-    The mean over that time and not the best product: what disturbs the machine disturbs an epoch, too.
+    The mean over that time and not the best product: what disturbs the machine, or warms a chip, slows an epoch, too.
     """
+    is_gpu = device == "cuda"
+    queued = 10 if is_gpu else 1  # waiting for every one would be timed, too
     rates = []
-    for side in SIDES:
-        a, b = (torch.randn(side, side).to(dtype) for _ in range(2))
+    for side in sides:
+        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
         product = a @ b
+        if is_gpu:
+            torch.cuda.synchronize()
         count, started = 0, time.monotonic()
         while time.monotonic() - started < seconds:
-            torch.matmul(a, b, out=product)
-            count += 1
+            for _ in range(queued):
+                torch.matmul(a, b, out=product)
+            if is_gpu:
+                torch.cuda.synchronize()
+            count += queued
         rates.append(2 * side**3 * count / (time.monotonic() - started))
     return max(rates)
 

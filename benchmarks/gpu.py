@@ -4,7 +4,7 @@
     python -m benchmarks.gpu --out benchmarks/results/gpu.json --only sd15-512-plain sdxl-1024-checkpointing
 
 Speed and memory depend on shapes, not on what the weights say, so nothing is downloaded. A case is a model, a size of
-pictures, and with or without gradient checkpointing and torch.compile; it runs in a process of its own: batch 1, then
+pictures, and with or without gradient checkpointing; it runs in a process of its own: batch 1, then
 twice as many again and again until memory runs out. An epoch is one batch of images (of two where the batch is 1) at
 the default 10 steps with guidance, and three transitions of each. The frozen weights are bfloat16.
 
@@ -26,7 +26,6 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -35,16 +34,13 @@ from typing import Any
 import torch
 
 from benchmarks.machine import describe, differences
-from rl.config import TrainConfig
 
 TARGETS: dict[str, dict[str, Any]] = {"sd15": {"pixels": 512, "gib": 8}, "sdxl": {"pixels": 1024, "gib": 16}}
 """The size of pictures that a model was made for, and the memory that batch 1 of it should fit."""
 TARGET_SHARE = 0.35
 VARIANTS: dict[str, dict[str, bool]] = {
-    "plain": {"checkpointing": False, "compile": False},
-    "checkpointing": {"checkpointing": True, "compile": False},
-    "compile": {"checkpointing": False, "compile": True},
-    "both": {"checkpointing": True, "compile": True},
+    "plain": {"checkpointing": False},
+    "checkpointing": {"checkpointing": True},
 }
 _PLACES = (("sd15", 512), ("sdxl", 1024), ("sd15", 1024), ("sdxl", 512))
 CASES: dict[str, dict[str, Any]] = {
@@ -110,11 +106,6 @@ def measure(name: str, arguments: argparse.Namespace, result: dict[str, Any], sa
     first = 2 * max(map(int, found["batches"]), default=0) or 1
     if first > arguments.largest or any("out_of_memory" in batch for batch in found["batches"].values()):
         return
-    if case["compile"] and "compile" not in {field.name for field in fields(TrainConfig)}:
-        found["skipped"] = "The trainer has no setting train.compile."
-        print(name, found["skipped"], flush=True)
-        return
-    found.pop("skipped", None)
     found.pop("failed", None)
     job = {
         **case,
@@ -131,7 +122,7 @@ def measure(name: str, arguments: argparse.Namespace, result: dict[str, Any], sa
         job |= {**SMALLEST, "device": "cpu"}
     place = f"{case['model']}-{case['pixels']}"
     if place not in result["flops"]:
-        for line in _worker({**job, "checkpointing": False, "compile": False, "count": True}):
+        for line in _worker({**job, "checkpointing": False, "count": True}):
             if "failed" in line:
                 print(place, "Operations are not counted:", line["failed"], flush=True)
             else:
@@ -189,7 +180,7 @@ def table(result: Mapping[str, Any]) -> str:
     for name, case in result["cases"].items():
         ran = {int(batch): found for batch, found in case["batches"].items() if "out_of_memory" not in found}
         if not ran:
-            why = case.get("skipped") or case.get("failed") or "Batch 1 does not fit this device."
+            why = case.get("failed") or "Batch 1 does not fit this device."
             lines.append(_row([name, "–", why, *[""] * 4]))
             continue
         for batch in sorted({min(ran), max(ran)}):

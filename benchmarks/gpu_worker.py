@@ -11,10 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
-from time import monotonic
 from typing import Any
 
 import torch
@@ -22,13 +19,14 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, StableDiffusionXLP
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from benchmarks.floor import matmul_rate
+from benchmarks.passing import train_in_passing
 from rl.algorithms.dpok import Dpok
 from rl.config import SampleConfig, TrainConfig
 from rl.families.family import Family
 from rl.families.sd15 import StableDiffusion15
 from rl.families.sdxl import StableDiffusionXL
 from rl.pretrain.diffusion import build_scheduler, build_tokenizer
-from rl.train import train
 
 GIB = 2**30
 PHASES = ("collect", "update")
@@ -195,7 +193,7 @@ def run(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Counted operations of one image and of one transition, or what each batch size, doubled up to where memory runs
     out, takes."""
     device = job["device"]
-    rate = matmul_rate(device, job["sides"], seconds=job["seconds_of_product"])
+    rate = rate_of(job)
     # Of the device and not of this process's tensors: what the driver and the libraries took to be there at all.
     outside = outside_gib() if device == "cuda" else 0.0
     shape = smallest(SHAPES[job["model"]]) if job["smallest"] else SHAPES[job["model"]]
@@ -217,16 +215,20 @@ def run(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         if measured is None:
             yield {**found, "out_of_memory": True}
             return
-        before, rate = rate, matmul_rate(device, job["sides"], seconds=job["seconds_of_product"])
+        before, rate = rate, rate_of(job)
         yield {**found, **measured, "matmul_tflops_per_second": round((before + rate) / 2e12, 4)}
         batch *= 2
+
+
+def rate_of(job: Mapping[str, Any]) -> float:
+    found = matmul_rate(torch.bfloat16, sides=job["sides"], seconds=job["seconds_of_product"], device=job["device"])
+    _free()
+    return found
 
 
 def attempt(family: Family, batch: int, job: Mapping[str, Any]) -> dict[str, Any] | None:
     """What epochs of this batch size take; None where memory does not suffice."""
     watch: Watch | None = Watch(family.device, job["window"])
-    if job["compile"]:
-        torch.compiler.reset()  # what was compiled for another batch counts towards torch's limit of recompilations
     try:
         train_epochs(family, batch, job, watch, count=1 + job["epochs"])
     except torch.OutOfMemoryError:
@@ -251,27 +253,23 @@ def images_of(batch: int) -> int:
 
 
 def train_epochs(family: Family, batch: int, job: Mapping[str, Any], watch: "Watch", *, count: int) -> None:
-    options: dict[str, Any] = {"compile": True} if job["compile"] else {}
-    with TemporaryDirectory() as folder:
-        train(
-            family,
-            Dpok(),
-            watch.reward,
-            [PROMPT],
-            TrainConfig(
-                epochs=count,
-                prompts_per_epoch=1,
-                images_per_prompt=images_of(batch),
-                batch_size=batch,
-                gradient_checkpointing=job["checkpointing"],
-                **options,
-            ),
-            # Images that start from one latent share their first prediction: a batch would hold fewer states than rows.
-            SampleConfig(steps=job["steps"], window=job["window"], batch_size=batch, shared_noise=False),
-            folder=Path(folder) / "train",
-            place=("gpu",),
-            on_epoch=watch.on_epoch,
-        )
+    train_in_passing(
+        family,
+        Dpok(),
+        watch.reward,
+        [PROMPT],
+        TrainConfig(
+            epochs=count,
+            prompts_per_epoch=1,
+            images_per_prompt=images_of(batch),
+            batch_size=batch,
+            gradient_checkpointing=job["checkpointing"],
+        ),
+        # Images that start from one latent share their first prediction: a batch would hold fewer states than rows.
+        SampleConfig(steps=job["steps"], window=job["window"], batch_size=batch, shared_noise=False),
+        place=("gpu",),
+        on_epoch=watch.on_epoch,
+    )
 
 
 @dataclass
@@ -342,27 +340,6 @@ class Watch:
         return found
 
 
-def matmul_rate(device: str, sides: Sequence[int], *, seconds: float) -> float:
-    """Floating-point operations per second of the fastest of some bfloat16 matrix products, each repeated for so long.
-
-    The mean over that time and not the best product: a chip that is warm is slower, in an epoch, too.
-    """
-    rates = []
-    for side in sides:
-        a, b = (torch.randn(side, side, device=device).to(torch.bfloat16) for _ in range(2))
-        product = a @ b
-        _wait(device)
-        done, started = 0, monotonic()
-        while monotonic() - started < seconds:
-            for _ in range(10):  # queued behind each other: waiting for every one would be timed, too
-                torch.matmul(a, b, out=product)
-            _wait(device)
-            done += 10
-        rates.append(2 * side**3 * done / (monotonic() - started))
-    _free()
-    return max(rates)
-
-
 def outside_gib() -> float:
     free, total = torch.cuda.mem_get_info()
     return (total - free - torch.cuda.memory_reserved()) / GIB
@@ -377,11 +354,6 @@ def _at_most(gib: float) -> Iterator[None]:
         yield
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def _free() -> None:

@@ -28,10 +28,10 @@ import numpy as np
 import torch
 
 from benchmarks.machine import describe
+from benchmarks.passing import correctness
 from data.prompt_list import starter_prompts
 from data.world.captions import TASKS
 from data.world.taste import taste
-from data.world.verifier import judge
 from hitl.config import RunConfig
 from rl.algorithms.dpok import Dpok
 from rl.config import TrainConfig
@@ -84,7 +84,7 @@ def measure(name: str, epochs: int) -> dict[str, Any]:
     usual = RunConfig()
     sample = replace(usual.sample, **SETTINGS[name][0])
     config = replace(usual.train, max_grad_norm=math.inf, learning_rate=1e-30, **SETTINGS[name][1])
-    rewards = {"taste": _taste, "correctness": _correctness}
+    rewards = {"taste": _taste, "correctness": lambda drawn: correctness(drawn.images, drawn.prompts)}
     gradients: dict[str, list[torch.Tensor]] = {reward: [] for reward in rewards}
     seconds = 0.0
     with TemporaryDirectory() as folder:
@@ -146,12 +146,6 @@ def _prompts(config: TrainConfig, epoch: int) -> list[str]:
 
 def _taste(trajectory: Trajectory) -> torch.Tensor:
     return torch.tensor([taste(picture.numpy()) for picture in trajectory.images.permute(0, 2, 3, 1)])
-
-
-def _correctness(trajectory: Trajectory) -> torch.Tensor:
-    pictures = trajectory.images.permute(0, 2, 3, 1)
-    verdicts = [judge(picture.numpy(), text) for picture, text in zip(pictures, trajectory.prompts, strict=True)]
-    return torch.tensor([verdict.score if verdict is not None else 0.0 for verdict in verdicts])
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ import argparse
 import json
 import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from matplotlib.lines import Line2D
 from benchmarks.figure import INK, MUTED, ORANGE, STYLE, TEAL, VIOLET
 from benchmarks.machine import describe, differences
 from benchmarks.peer_trl import prompts
+from benchmarks.workers import run_worker
 
 DEFAULTS: dict[str, Any] = {"batch": 64, "steps": 10, "pixels": 64, "rank": 8, "processes": 1, "launcher": False}
 
@@ -132,12 +132,7 @@ def main() -> None:
 def run(job: Mapping[str, Any]) -> dict[str, Any]:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(job["processes"])]
     command = [sys.executable, *(launcher if job["launcher"] else []), "-m", "benchmarks.growth_worker"]
-    threads = str(job["threads"])
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    done = subprocess.run([*command, json.dumps(job)], env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{shlex.join(command)} ended with {done.returncode}; it said last:\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return run_worker(command, job)
 
 
 def summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -9,19 +9,18 @@ The job is one JSON object, and so is the last line that the first process print
 import json
 import os
 import sys
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import distributed as dist
 
-from benchmarks.peer_ours_worker import Counted, brightness, peak_memory
+from benchmarks.passing import brightness, train_in_passing
+from benchmarks.peer_ours_worker import Counted
+from benchmarks.workers import peak_memory
 from rl.algorithms.dpok import Dpok
 from rl.config import SampleConfig, TrainConfig
 from rl.families.sd15 import StableDiffusion15
 from rl.ranks import Ranks
-from rl.train import train
 
 
 def main() -> None:
@@ -50,18 +49,7 @@ def main() -> None:
     def keep(epoch: int, metrics: dict[str, float]) -> None:
         epochs.append({name: metrics[f"seconds_{name}"] for name in ("collect", "score", "update")})
 
-    with TemporaryDirectory() as folder:
-        train(
-            family,
-            algorithm,
-            brightness,
-            job["prompts"],
-            config,
-            sample,
-            folder=Path(folder) / "train",
-            place=("growth",),
-            on_epoch=keep,
-        )
+    train_in_passing(family, algorithm, brightness, job["prompts"], config, sample, place=("growth",), on_epoch=keep)
     mine = {"transitions": algorithm.transitions, "loaded": loaded, "peak": peak_memory()}
     every: list[Any] = [mine]
     if ranks.count > 1:

@@ -6,21 +6,18 @@ The job is one JSON object, and so is the last line it prints.
 """
 
 import json
-import re
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
+from benchmarks.passing import brightness, train_in_passing
+from benchmarks.workers import peak_memory
 from rl.algorithms.contract import Steps
 from rl.algorithms.ddpo import DdpoIs
 from rl.algorithms.dpok import Dpok
 from rl.config import SampleConfig, TrainConfig
 from rl.families.sd15 import StableDiffusion15
-from rl.train import train
 
 
 class Counted:
@@ -53,18 +50,7 @@ def main() -> None:
         epochs.append({"images": job["groups"] * job["members"], "transitions": algorithm.transitions, **seconds})
         algorithm.transitions = 0
 
-    with TemporaryDirectory() as folder:
-        train(
-            family,
-            algorithm,
-            brightness,
-            job["prompts"],
-            config,
-            sample,
-            folder=Path(folder) / "train",
-            place=("peer",),
-            on_epoch=keep,
-        )
+    train_in_passing(family, algorithm, brightness, job["prompts"], config, sample, place=("peer",), on_epoch=keep)
     print(json.dumps({"epochs": epochs, "memory_loaded_mib": loaded, "memory_peak_mib": peak_memory()}))
 
 
@@ -87,17 +73,6 @@ def settings_of(job: dict[str, Any]) -> tuple[Dpok | DdpoIs, TrainConfig, Sample
         shared_noise=job["shared_noise"],
     )
     return {"ddpo_is": DdpoIs, "dpok": Dpok}[job["algorithm"]](), config, sample
-
-
-def brightness(images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
-    return images.float().mean(dim=(1, 2, 3)) / 255
-
-
-def peak_memory() -> float:
-    """Largest resident size of this process so far, in MiB, as `peer_trl_worker` reads its own."""
-    found = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    assert found is not None, "The kernel's /proc/self/status has no VmHWM: this benchmark needs Linux."
-    return round(int(found.group(1)) / 1024, 1)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.machine import describe
+from benchmarks.workers import run_worker
 from data.prompt_list import starter_prompts
 
 TRL = "trl==0.23.*"
@@ -153,21 +154,11 @@ def prompts() -> list[str]:
 
 
 def run_theirs(python: Path, job: dict[str, Any]) -> dict[str, Any]:
-    worker = Path(__file__).with_name("peer_trl_worker.py")
-    return _run([str(python), str(worker)], {**job, "model": str(STARTER)})
+    return run_worker([str(python), "-m", "benchmarks.peer_trl_worker"], {**job, "model": str(STARTER)})
 
 
 def run_ours(job: dict[str, Any]) -> dict[str, Any]:
-    return _run([sys.executable, "-m", "benchmarks.peer_ours_worker"], job)
-
-
-def _run(command: list[str], job: dict[str, Any]) -> dict[str, Any]:
-    threads = str(job["threads"])
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    run = subprocess.run([*command, json.dumps(job)], env=environment, capture_output=True, text=True)
-    if run.returncode:
-        raise SystemExit(f"{shlex.join(command)} ended with {run.returncode}; it said last:\n{run.stderr[-3000:]}")
-    return json.loads(run.stdout.splitlines()[-1])
+    return run_worker([sys.executable, "-m", "benchmarks.peer_ours_worker"], job)
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:

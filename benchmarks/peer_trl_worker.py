@@ -1,25 +1,25 @@
 """One process of `benchmarks.peer_trl` on TRL's side: epochs of its DDPOTrainer, timed phase by phase.
 
-    .venv-trl/bin/python peer_trl_worker.py '{"model": ..., "prompts": [...], ...}'
+    .venv-trl/bin/python -m benchmarks.peer_trl_worker '{"model": ..., "prompts": [...], ...}'
 
-Runs in TRL's own environment and imports nothing of ours. The job is one JSON object, and so is the last line that it
-prints.
+Runs in TRL's own environment and imports of ours only what needs no package. The job is one JSON object, and so is the
+last line that it prints.
 """
 
 import importlib
 import json
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import distributions
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from peft import LoraConfig
+
+from benchmarks.workers import peak_memory
 
 trl: Any = importlib.import_module("trl")  # not by `import`: our environment, where types are checked, has none
 
@@ -127,13 +127,6 @@ def epochs(trainer: Trainer, count: int, images: int) -> Iterator[dict[str, floa
 
 def brightness(images: torch.Tensor, prompts: Any, metadata: Any) -> tuple[torch.Tensor, dict[str, Any]]:
     return images.float().mean(dim=(1, 2, 3)), {}
-
-
-def peak_memory() -> float:
-    """Largest resident size of this process so far, in MiB. Unlike getrusage's it begins at 0 when a program starts."""
-    found = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    assert found is not None, "The kernel's /proc/self/status has no VmHWM: this benchmark needs Linux."
-    return round(int(found.group(1)) / 1024, 1)
 
 
 if __name__ == "__main__":

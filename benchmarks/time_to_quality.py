@@ -40,6 +40,7 @@ import scipy
 
 from benchmarks.machine import describe
 from benchmarks.peer_trl import OURS, STARTER, WORK, environment, prompts
+from benchmarks.workers import variables
 from data.workspace import write_atomically
 
 TARGET = 0.25
@@ -127,19 +128,13 @@ def main() -> None:
 
 def train(python: Path, job: dict[str, Any], cap: float) -> dict[str, Any]:
     """A worker's curve, until the goal or the cap."""
-    threads = str(job["threads"])
-    variables = {
-        **os.environ,
-        "PYTHONPATH": str(Path(__file__).parents[1]),
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-    }
     curve: list[dict[str, float]] = []
     with TemporaryDirectory() as folder, TemporaryFile("w+") as errors:
         told = {**job, "model": str(STARTER), "folder": folder, "packages": [str(Path(scipy.__file__).parents[1])]}
         command = [str(python), "-m", "benchmarks.time_to_quality_worker", json.dumps(told)]
-        with subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=errors, text=True) as worker:
+        with subprocess.Popen(
+            command, env=variables(job["threads"]), stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as worker:
             assert worker.stdout is not None
             try:
                 for line in worker.stdout:

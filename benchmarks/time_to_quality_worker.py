@@ -6,7 +6,6 @@ The job is one JSON object, and so is every line that is printed, the first one 
 lines ends it. It runs in TRL's environment, too: what one environment alone has is imported by its side alone.
 """
 
-import io
 import json
 import sys
 import time
@@ -15,9 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from rl.randomness import generator
 
@@ -25,7 +22,9 @@ from rl.randomness import generator
 class Watch:
     """The clock of training, which stands still while the policy is judged."""
 
-    def __init__(self, score: Callable[[np.ndarray], np.ndarray], draw: Callable[[], np.ndarray]) -> None:
+    def __init__(
+        self, score: Callable[[torch.Tensor, Sequence[str]], torch.Tensor], draw: Callable[[], torch.Tensor]
+    ) -> None:
         self.score, self.draw = score, draw
         self.seconds = self.cpu_seconds = 0.0
         self.judge(0)
@@ -35,13 +34,13 @@ class Watch:
         if images:
             self.seconds += time.monotonic() - self.wall
             self.cpu_seconds += time.process_time() - self.cpu
-        scores = self.score(self.draw())
+        scores = self.score(self.draw(), []).double()
         line = {
             "images": images,
             "seconds": round(self.seconds, 3),
             "cpu_seconds": round(self.cpu_seconds, 3),
             "mean": round(float(scores.mean()), 5),
-            "std": round(float(scores.std()), 5),
+            "std": round(float(scores.std(correction=0)), 5),
         }
         print(json.dumps(line), flush=True)
         self.wall, self.cpu = time.monotonic(), time.process_time()
@@ -58,11 +57,10 @@ def theirs(job: dict[str, Any]) -> None:
     from benchmarks.peer_trl_worker import trainer_of
 
     sys.path += job["packages"]  # behind TRL's own, which have no scipy: the taste needs it
-    score = score_of(job["reward"])
+    score = reward_of(job["reward"])
 
     def reward(images: torch.Tensor, prompts: Any, metadata: Any) -> tuple[torch.Tensor, dict[str, Any]]:
-        pictures = (images.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-        return torch.from_numpy(score(pictures.numpy())), {}
+        return score((images.float() * 255).round().to(torch.uint8), prompts), {}
 
     trainer = trainer_of(job, reward)
     pipeline = trainer.sd_pipeline.sd_pipeline
@@ -70,15 +68,15 @@ def theirs(job: dict[str, Any]) -> None:
     shape = (unet.in_channels, unet.sample_size, unet.sample_size)
     starts = torch.stack([torch.randn(shape, generator=generator(*seed)) for seed in judged_seeds(job)])
 
-    def draw() -> np.ndarray:
+    def draw() -> torch.Tensor:
         drawn = pipeline(
             judged_prompts(job),
             latents=starts,
             num_inference_steps=job["steps"],
             guidance_scale=job["guidance"],
-            output_type="np",
+            output_type="pt",
         )
-        return (drawn.images * 255).round().astype(np.uint8)
+        return (drawn.images.float() * 255).round().to(torch.uint8)
 
     watch = Watch(score, draw)
     step = 0
@@ -93,16 +91,12 @@ def ours(job: dict[str, Any]) -> None:
     from rl.rollout import draw
     from rl.train import train
 
-    score = score_of(job["reward"])
-
-    def reward(images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
-        return torch.from_numpy(score(images.permute(0, 2, 3, 1).numpy()))
-
+    reward = reward_of(job["reward"])
     family = StableDiffusion15.load("starter")
     algorithm, config, sample = settings_of({**job, "epochs": sys.maxsize})
 
-    def drawn() -> np.ndarray:
-        images = draw(
+    def drawn() -> torch.Tensor:
+        return draw(
             family,
             judged_prompts(job),
             steps=job["steps"],
@@ -110,9 +104,8 @@ def ours(job: dict[str, Any]) -> None:
             seeds=judged_seeds(job),
             batch_size=job["judged"],
         )
-        return images.permute(0, 2, 3, 1).numpy()
 
-    watch = Watch(score, drawn)
+    watch = Watch(reward, drawn)
     train(
         family,
         algorithm,
@@ -134,21 +127,18 @@ def judged_seeds(job: dict[str, Any]) -> list[tuple[object, ...]]:
     return [("judge", i) for i in range(job["judged"])]
 
 
-def score_of(reward: str) -> Callable[[np.ndarray], np.ndarray]:
-    """A reward's score of each uint8 picture (batch, height, width, 3)."""
-    if reward == "taste":
-        from data.world.taste import taste
+def reward_of(name: str) -> Callable[[torch.Tensor, Sequence[str]], torch.Tensor]:
+    """A score of each uint8 image (batch, 3, height, width), whatever its prompt. What it needs is imported here: in
+    TRL's environment it is not there from the start."""
+    if name == "brightness":
+        return lambda images, prompts: images.float().mean(dim=(1, 2, 3))
+    if name == "jpeg_size":
+        from reward_models.rewards.jpeg_size import JpegSize
 
-        of_one = taste
-    else:
-        of_one = {"brightness": np.mean, "jpeg_size": jpeg_size}[reward]
-    return lambda pictures: np.array([of_one(picture) for picture in pictures], dtype=np.float32)
+        return JpegSize()
+    from data.world.taste import taste
 
-
-def jpeg_size(picture: np.ndarray) -> int:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="JPEG", quality=95)
-    return buffer.tell()
+    return lambda images, prompts: torch.tensor([taste(image.numpy()) for image in images.permute(0, 2, 3, 1)])
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ class TrainConfig:
     """`lora` trains few weights beside the denoiser's own; `full` trains all of those, beside a frozen copy of them:
     several times the memory, and gigabytes on the disk for each round. The first round decides for all."""
     learning_rate: float = 2e-3
-    """AdamW, on what is trained. 2e-3 is for a LoRA; all weights go as far in one step at 3e-5 (on the starter)."""
+    """AdamW, on what is trained. 2e-3 is for a LoRA; for all weights 3e-5 on the starter (docs/models.md)."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
     lora_rank: int = 8

@@ -175,10 +175,6 @@ class Family(ABC):
         return self._denoiser.dtype
 
     @property
-    def has_lora(self) -> bool:
-        return isinstance(self._policy, Lora)
-
-    @property
     def denoiser_class(self) -> type:
         """diffusers' own, which loads a policy of all weights."""
         return type(self._denoiser)

@@ -83,7 +83,7 @@ def test_a_batch_that_memory_does_not_suffice_for_ends_the_case(monkeypatch: pyt
     def full(*args: Any, **options: Any) -> None:
         raise torch.OutOfMemoryError("full")
 
-    monkeypatch.setattr(gpu_worker, "train", full)
+    monkeypatch.setattr(gpu_worker, "train_in_passing", full)
     (found,) = gpu_worker.run({**JOB, "first": 2, "largest": 8})
     assert found == {"batch": 2, "out_of_memory": True}
 
@@ -124,14 +124,6 @@ def test_a_case_goes_on_where_it_stopped_and_its_shares_are_by_hand(monkeypatch:
     found = result["cases"][name]["batches"]["2"]
     assert [found[key] for key in ("share_of_rate_collect", "share_of_rate_update", "share_of_rate")] == [0.6, 0.3, 0.4]
     assert "| sd15-512-plain | 2 | – |  | 2.0 | 3.0 | 40.0 % |" in gpu.table(result)
-
-
-@pytest.mark.skipif("compile" in TrainConfig.__dataclass_fields__, reason="the trainer compiles")
-def test_a_trainer_that_cannot_compile_skips_those_cases():
-    result: dict[str, Any] = {"cases": {}, "flops": {}, "targets": {"sd15": 8}}
-    arguments = Namespace(smallest=True, epochs=1, largest=64)
-    gpu.measure("sd15-512-compile", arguments, result, lambda: None)
-    assert "no setting train.compile" in gpu.table(result)
 
 
 def test_growth_varies_one_thing_at_a_time():

@@ -279,7 +279,7 @@ def test_a_training_that_is_begun_anew_with_the_other_weights_leaves_none_of_the
     assert ((tmp_path / LORA_FILE).exists(), (tmp_path / "unet").exists()) == (second is LORA, second is FULL)
     family = build_family()
     family.load_policy(tmp_path)
-    assert family.has_lora is (second is LORA)
+    family.require_policy(second.weights, rank=second.lora_rank, targets=second.lora_targets)
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------

@@ -709,6 +709,18 @@ def test_a_finished_run_that_is_started_again_changes_nothing(tmp_path: Path):
     assert (tmp_path / LORA_FILE).read_bytes() == weights
 
 
+def test_a_state_of_before_all_weights_could_be_trained_goes_on(tmp_path: Path):
+    run(tmp_path / "whole", sample=QUICK)
+    run(tmp_path / "old", sample=QUICK, config=replace(TRAIN, epochs=1))
+    path = tmp_path / "old" / "state.pt"
+    state = torch.load(path, weights_only=True)
+    state["lora"] = state.pop("weights")
+    del state["settings"]["train.weights"]
+    torch.save(state, path)
+    run(tmp_path / "old", sample=QUICK)
+    assert (tmp_path / "old" / LORA_FILE).read_bytes() == (tmp_path / "whole" / LORA_FILE).read_bytes()
+
+
 def test_a_resumed_run_takes_the_learning_rate_it_is_given(tmp_path: Path):
     run(tmp_path, config=replace(TRAIN, epochs=1), sample=QUICK)
     run(tmp_path, config=replace(TRAIN, epochs=2, learning_rate=1e-4), sample=QUICK)
