@@ -50,7 +50,7 @@ from data.world.verifier import judge
 from hitl.config import RunConfig, load_config
 from hitl.core.errors import TrainingError
 from hitl.stages.stage import Stage
-from hitl.stages.train import _compared
+from hitl.stages.train import comparisons_of
 from reward_models.rewards.clip_head import ClipHead
 from rl import ALGORITHMS
 from rl.algorithms.best_of_n import BestOfN
@@ -349,7 +349,7 @@ class Learner:
         if isinstance(algorithm, Preference):
             started = time.process_time()
             bench.family.drop_policy()
-            self._preferences = _compared(
+            self._preferences = comparisons_of(
                 replace(bench.stage, config=bench.config(name)), bench.family, algorithm, None
             )
             self._seconds += time.process_time() - started

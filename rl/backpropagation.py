@@ -16,6 +16,9 @@ from rl.rollout import trace
 from rl.scores import checked_scores
 from rl.state import TrainingState
 
+IMAGES_PER_UPDATE = 8
+"""Where `train.updates_per_epoch` leaves it open. An update draws its images afresh, so small ones cost nothing."""
+
 
 @runtime_checkable
 class DifferentiableReward(Protocol):
@@ -51,21 +54,23 @@ def update(
     schedule = family.process.schedule(sample.steps, eta=0.0, window=0)
     names = [prompt for prompt in prompts for _ in range(members)]
     order = torch.randperm(len(names), generator=generator(*place, "order"))
-    if config.updates_per_epoch > len(names):
+    updates = config.updates(max(1, len(names) // IMAGES_PER_UPDATE))
+    if updates > len(names):
         raise ConfigError(
-            f"train.updates_per_epoch is {config.updates_per_epoch}, but an epoch has {len(names)} images.",
+            f"train.updates_per_epoch is {updates}, but an epoch has {len(names)} images.",
             hint="Use 1, or draw more images in an epoch.",
         )
     ranks = run.ranks
     scores = torch.zeros(len(names))
     loss_sum = error_sum = cut = steepest = grad_norm = 0.0
-    for rows in order.tensor_split(config.updates_per_epoch):
+    references = _References(run, prompts, config, sample, place) if algorithm.denoising_weight > 0 else None
+    for turn, rows in enumerate(order.tensor_split(updates)):
         run.optimizer.zero_grad()
         for part in rows[ranks.is_own(rows, len(names))].split(config.batch_size):
             if not len(part):  # in a small update all may be other processes'
                 continue
             told = [names[row] for row in part.tolist()]
-            latents = _last_latents(run, algorithm, told, part.tolist(), schedule, sample.guidance, place)
+            latents = _last_latents(run, algorithm, told, part.tolist(), schedule, sample.guidance, place, turn)
             leaf = latents.detach().requires_grad_()
             found = reward.differentiable(family.decode_differentiably(leaf).clamp(0, 1), told)
             if not found.requires_grad:
@@ -83,8 +88,8 @@ def update(
             loss_sum += float(losses.detach().sum())
             cut += float((norms > algorithm.gradient_cap).sum())
             steepest = max(steepest, float(norms.max()))
-        if algorithm.denoising_weight > 0:
-            error_sum += _denoise_references(run, algorithm, prompts, config, sample, (*place, "update", int(rows[0])))
+        if references:
+            error_sum += references.denoise(turn, updates, algorithm.denoising_weight)
         grad_norm = run.step(config.max_grad_norm)
     metrics = {
         "loss": loss_sum / len(ranks.own(len(names))),
@@ -92,8 +97,8 @@ def update(
         "steepest_score": steepest,
         "grad_norm": grad_norm,
     }
-    if algorithm.denoising_weight > 0:
-        metrics["denoising_error"] = error_sum / config.updates_per_epoch
+    if references:
+        metrics["denoising_error"] = error_sum
     own = ranks.own(len(names))
     scores = ranks.gather(scores[own.start : own.stop].to(family.device)).cpu()
     return scores.reshape(len(prompts), members), metrics
@@ -107,14 +112,15 @@ def _last_latents(
     schedule: Schedule,
     guidance: float,
     place: tuple[object, ...],
+    turn: int = 0,
 ) -> Float[Tensor, "batch c h w"]:
     """Of finished images, with the gradient of the last steps; or of what one of those steps means as an image."""
     family, steps = run.family, schedule.to(run.family.device)
     x = torch.stack([torch.randn(family.latent_shape, generator=generator(*place, "start", row)) for row in rows])
     x = x.to(family.device)
-    first = len(schedule) - algorithm.last_steps
-    if algorithm.jumps:  # one step for the whole epoch, as theirs for a batch
-        first += int(torch.randint(algorithm.last_steps, (), generator=generator(*place, "jump")))
+    first = len(schedule) - (algorithm.last_steps or len(schedule))
+    if algorithm.jumps:  # one step for the whole update, as theirs for a batch
+        first += int(torch.randint(len(schedule) - first, (), generator=generator(*place, "jump", turn)))
     for i in range(len(schedule)):
         timesteps = steps.timesteps[i].expand(len(x))
         with torch.set_grad_enabled(i >= first):
@@ -126,34 +132,48 @@ def _last_latents(
     return x
 
 
-def _denoise_references(
-    run: TrainingState,
-    algorithm: Backpropagation,
-    prompts: list[str],
-    config: TrainConfig,
-    sample: SampleConfig,
-    place: tuple[object, ...],
-) -> float:
-    """Add the gradient of the denoising loss on one image of the reference for each prompt; returns the mean error."""
-    family = run.family
-    schedule = family.process.schedule(sample.steps, eta=0.0, window=0)
-    seeds = [(*place, "reference", index) for index in range(len(prompts))]
-    with family.reference():
-        drawn = trace(
-            family, prompts, schedule, guidance=sample.guidance, seeds=seeds, batch_size=sample.batch_size
-        ).latents
-    rows = torch.arange(len(prompts)).repeat(config.noises_per_image)
-    own = run.ranks.own(len(rows))
-    levels = torch.randint(family.process.levels, (len(rows),), generator=generator(*place, "timesteps"))
-    eps = torch.randn((len(rows), *family.latent_shape), generator=generator(*place, "noise"))
-    error = 0.0
-    for part in torch.arange(own.start, own.stop).split(config.batch_size):
-        x_t, timesteps, target = family.process.noised(
-            drawn[rows[part]], eps[part].to(family.device), levels[part].to(family.device)
+class _References:
+    """Images of the reference, one for each of an epoch's prompts, with noise added `config.noises_per_image` times.
+    The updates of the epoch share them."""
+
+    def __init__(
+        self,
+        run: TrainingState,
+        prompts: list[str],
+        config: TrainConfig,
+        sample: SampleConfig,
+        place: tuple[object, ...],
+    ) -> None:
+        self._run, self._batch_size = run, config.batch_size
+        family = run.family
+        schedule = family.process.schedule(sample.steps, eta=0.0, window=0)
+        seeds = [(*place, "reference", index) for index in range(len(prompts))]
+        with family.reference():
+            self._drawn = trace(
+                family, prompts, schedule, guidance=sample.guidance, seeds=seeds, batch_size=sample.batch_size
+            ).latents
+        self._prompts = prompts
+        self._rows = torch.arange(len(prompts)).repeat(config.noises_per_image)
+        self._levels = torch.randint(
+            family.process.levels, (len(self._rows),), generator=generator(*place, "timesteps")
         )
-        told = [prompts[row] for row in rows[part].tolist()]
-        output = family.predict(x_t, timesteps, told, guidance=1.0)
-        loss = (output - target).square().mean() * (len(part) / len(rows))
-        (algorithm.denoising_weight * loss).backward()
-        error += loss.item() * run.ranks.count
-    return error
+        self._eps = torch.randn((len(self._rows), *family.latent_shape), generator=generator(*place, "noise"))
+
+    def denoise(self, turn: int, updates: int, weight: float) -> float:
+        """Add the gradient of the mean error on the update's share; returns its part of the epoch's mean error."""
+        family, ranks = self._run.family, self._run.ranks
+        whole = torch.arange(len(self._rows)).tensor_split(updates)[turn]
+        own = ranks.own(len(whole))
+        error = 0.0
+        for part in whole[own.start : own.stop].split(self._batch_size):
+            if not len(part):
+                continue
+            rows = self._rows[part]
+            x_t, timesteps, target = family.process.noised(
+                self._drawn[rows], self._eps[part].to(family.device), self._levels[part].to(family.device)
+            )
+            output = family.predict(x_t, timesteps, [self._prompts[row] for row in rows.tolist()], guidance=1.0)
+            loss = (output - target).square().mean() * len(part)
+            (weight * loss / len(whole)).backward()
+            error += loss.item() / len(self._rows) * ranks.count
+        return error

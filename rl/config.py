@@ -64,8 +64,9 @@ class TrainConfig:
     """Visit every task of the prompts equally often, however many prompts it has. Off: every prompt equally often."""
     images_per_prompt: int = 8
     """Members of a group. Their mean score is the baseline, so 8 or more."""
-    updates_per_epoch: int = 1
-    """Optimiser steps on one epoch's images. Above 1 the clipped ratio starts to matter."""
+    updates_per_epoch: int = 0
+    """Optimiser steps on one epoch's images. 0: what suits the algorithm, one for each 8 images of draft and refl, 4 of
+    diffusion_dpo, 1 of the others. Above 1 the clipped ratio of policy gradient starts to matter."""
     noises_per_image: int = 4
     """Of algorithms that learn from images (rwr, sft, nft, refl, diffusion_dpo): how often an epoch adds noise to each;
     of d3po, at how many of its steps it looks."""
@@ -96,13 +97,12 @@ class TrainConfig:
     """Subtract a learned V(x_t, text, step) beside the group's mean."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "prompts_per_epoch", "updates_per_epoch", "noises_per_image", "batch_size", "lora_rank"):
-            if getattr(self, name) < 1:
+        counts = dict.fromkeys(("epochs", "prompts_per_epoch", "noises_per_image", "batch_size", "lora_rank"), 1)
+        for name, least in {**counts, "updates_per_epoch": 0, "replay": 0}.items():
+            if getattr(self, name) < least:
                 raise ConfigError(
-                    f"train.{name} is {getattr(self, name)}, but must be 1 or more.", hint=f"Set train.{name}."
+                    f"train.{name} is {getattr(self, name)}, but must be {least} or more.", hint=f"Set train.{name}."
                 )
-        if self.replay < 0:
-            raise ConfigError(f"train.replay is {self.replay}, but must be 0 or more.", hint="Use 0 for none.")
         for name, usual in (("learning_rate", "2e-3"), ("max_grad_norm", "1.0")):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"train.{name} is {getattr(self, name)}, but must be positive.", hint=f"Use {usual}.")
@@ -124,3 +124,7 @@ class TrainConfig:
                 f"train.images_per_prompt is {self.images_per_prompt}, but a baseline needs a group of at least 2.",
                 hint="Use 8.",
             )
+
+    def updates(self, usual: int) -> int:
+        """Optimiser steps of an epoch: as set, or what the algorithm has by itself."""
+        return self.updates_per_epoch or usual

@@ -42,12 +42,12 @@ def update(
     transitions = Transitions.of(run, algorithm, trajectory, scores, chosen, config, sample).with_older(run.replay)
     every = len(transitions.advantages) * run.ranks.count
     order = torch.randperm(every, generator=generator(*place, "order")).to(run.family.device)
-    if config.updates_per_epoch > len(order):
+    if config.updates(1) > len(order):
         raise ConfigError(
             f"train.updates_per_epoch is {config.updates_per_epoch}, but an epoch has {len(order)} transitions.",
             hint="Use 1, or collect more images in an epoch.",
         )
-    shares = order.tensor_split(config.updates_per_epoch)
+    shares = order.tensor_split(config.updates(1))
     own = [rows[run.ranks.is_own(rows, every)] - run.ranks.own(every).start for rows in shares]
     # Within an update the order is free: transitions that share a state stand together, and need it once.
     updates = [rows[transitions.state[rows].argsort(stable=True)].split(config.batch_size) for rows in own]

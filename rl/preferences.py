@@ -16,6 +16,9 @@ from rl.randomness import generator
 from rl.rollout import trace
 from rl.state import TrainingState
 
+UPDATES_FROM_DENOISING = 4
+"""Of an epoch, where `train.updates_per_epoch` leaves it open. Comparisons do not grow stale as the policy learns."""
+
 _ROUNDING = 2
 """Grey levels by which a picture that is drawn again may differ: on a GPU another batch rounds in other places."""
 
@@ -89,9 +92,10 @@ def update(
     chosen = _choose(len(compared), max(1, config.prompts_per_epoch * config.images_per_prompt // 2), place, run.epoch)
     rows = chosen.repeat_interleave(config.noises_per_image)
     rows = rows[torch.randperm(len(rows), generator=generator(*place, "order"))]
-    if config.updates_per_epoch > len(rows):
+    updates = config.updates(min(UPDATES_FROM_DENOISING, len(rows)) if traces is None else 1)
+    if updates > len(rows):
         raise ConfigError(
-            f"train.updates_per_epoch is {config.updates_per_epoch}, but an epoch has {len(rows)} looks at a pair.",
+            f"train.updates_per_epoch is {updates}, but an epoch has {len(rows)} looks at a pair.",
             hint="Use 1, or learn from more images in an epoch.",
         )
     if traces is None:
@@ -99,7 +103,7 @@ def update(
     else:
         gains = _Steps(family, compared, traces, rows, place)
     looks = loss_sum = right = decided = drift = grad_norm = 0.0
-    for whole in torch.arange(len(rows)).tensor_split(config.updates_per_epoch):
+    for whole in torch.arange(len(rows)).tensor_split(updates):
         run.optimizer.zero_grad()
         own = run.ranks.own(len(whole))
         for part in whole[own.start : own.stop].split(max(1, config.batch_size // 2)):
@@ -125,7 +129,8 @@ def update(
 
 
 class _Denoising:
-    """By how much less an image is off when the policy denoises it than when the reference does."""
+    """By how much less an image is off when the policy denoises it than when the reference does: squared, and summed
+    over the latent."""
 
     def __init__(self, family: Family, compared: Comparisons, rows: Tensor, place: tuple[object, ...]) -> None:
         self._family, self._compared, self._rows = family, compared, rows
@@ -144,7 +149,7 @@ class _Denoising:
 
         def error() -> Tensor:
             output = family.predict(x_t, timesteps, prompts, guidance=1.0)
-            return (output - target).square().flatten(1).mean(dim=1)
+            return (output - target).square().flatten(1).sum(dim=1)
 
         with family.reference():  # not under no_grad, where attention may round otherwise than the policy's
             reference = error().detach()

@@ -29,7 +29,7 @@ def update(
     weights = algorithm.image_weights(scores).flatten().to(family.device)
     image = torch.arange(images).repeat_interleave(config.noises_per_image)
     order = image[torch.randperm(len(image), generator=generator(*place, "order"))]
-    if config.updates_per_epoch > len(order):
+    if config.updates(1) > len(order):
         raise ConfigError(
             f"train.updates_per_epoch is {config.updates_per_epoch}, but an epoch has {len(order)} noised images.",
             hint="Use 1, or collect more images in an epoch.",
@@ -39,7 +39,7 @@ def update(
     noise = torch.randn((len(order), *family.latent_shape), generator=generator(*place, "noise"))
     is_own = run.ranks.is_own(order, images)
     index = is_own.cumsum(0) - 1  # of a row among this process's
-    shares = torch.arange(len(order)).tensor_split(config.updates_per_epoch)
+    shares = torch.arange(len(order)).tensor_split(config.updates(1))
     updates = [index[rows[is_own[rows]]].split(config.batch_size) for rows in shares]
     order, levels, noise = order[is_own], levels[is_own], noise[is_own]
     own = order - run.ranks.own(images).start
@@ -59,7 +59,7 @@ def update(
     with family.reference():
         reference = predict_all()
     drawn = reference if algorithm.learns_from_reference else None
-    if drawn is None and config.updates_per_epoch > 1:  # with one, the policy that learns is still the one that drew
+    if drawn is None and config.updates(1) > 1:  # with one, the policy that learns is still the one that drew
         drawn = predict_all()
     clean_per_output = family.process.clean(torch.zeros_like(x_t), torch.ones_like(x_t), timesteps)[:, 0, 0, 0]
     loss_sum = error_sum = distance_sum = grad_norm = 0.0

@@ -34,7 +34,7 @@ def run(stage: Stage, desk: Desk) -> None:
         stage.report(epoch, config.train.epochs, **metrics)
 
     if isinstance(algorithm, Preference):
-        compared, traces = _compared(stage, family, algorithm, start_from)
+        compared, traces = comparisons_of(stage, family, algorithm, start_from)
         train_on_comparisons(
             family,
             algorithm,
@@ -97,7 +97,7 @@ def _images(config: TrainConfig) -> int:
     return config.epochs * config.prompts_per_epoch * config.images_per_prompt
 
 
-def _compared(
+def comparisons_of(
     stage: Stage, family: Family, algorithm: Preference, start_from: Path | None
 ) -> tuple[Comparisons, Traces | None]:
     """The snapshot's comparisons; with the steps that drew the images, those of this round alone.

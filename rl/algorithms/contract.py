@@ -128,7 +128,7 @@ class Backpropagation(Protocol):
 
     @property
     def last_steps(self) -> int:
-        """How many."""
+        """How many; 0: all."""
         ...
 
     @property

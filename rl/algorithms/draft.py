@@ -12,22 +12,22 @@ from rl.algorithms.checks import require_price
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """DRaFT-K (arXiv:2309.17400): the score's gradient through the last K steps of drawing.
+    """DRaFT-K (arXiv:2309.17400): the score's gradient through the last K steps of drawing, or through all of them.
 
     Deviations: each image's gradient is cut off (`gradient_cap`): a few images whose score is steep would decide alone.
     """
 
     jumps: ClassVar[bool] = False
 
-    last_steps: int = 1
-    """K. Each step more costs its activations in memory."""
+    last_steps: int = 0
+    """K; 0: all steps. Each step more costs its activations in memory, and the first decide what is where."""
     gradient_cap: float = 0.3
     """Largest norm of the score's gradient in one image's latent."""
     denoising_weight: float = 0.0
     """Of the mean square error in denoising the reference's images, which keeps the policy near them."""
 
     def __post_init__(self) -> None:
-        _require(self.last_steps, self.gradient_cap, self.denoising_weight)
+        _require(self.last_steps, self.gradient_cap, self.denoising_weight, fewest_steps=0, meaning="0: all steps")
 
     def loss(self, scores: Float[Tensor, "batch"]) -> Float[Tensor, "batch"]:
         return -scores
@@ -55,16 +55,16 @@ class Refl:
     """Of the mean square error in denoising the reference's images."""
 
     def __post_init__(self) -> None:
-        _require(self.last_steps, self.gradient_cap, self.denoising_weight)
+        _require(self.last_steps, self.gradient_cap, self.denoising_weight, fewest_steps=1, meaning="3: the last three")
 
     def loss(self, scores: Float[Tensor, "batch"]) -> Float[Tensor, "batch"]:
         return (self.ceiling - scores).clamp(min=0)
 
 
-def _require(last_steps: int, gradient_cap: float, denoising_weight: float) -> None:
-    if last_steps < 1:
+def _require(last_steps: int, gradient_cap: float, denoising_weight: float, *, fewest_steps: int, meaning: str) -> None:
+    if last_steps < fewest_steps:
         raise ConfigError(
-            f"algorithm.last_steps is {last_steps}, but must be 1 or more.", hint="Use 1: the last step alone."
+            f"algorithm.last_steps is {last_steps}, but must be {fewest_steps} or more.", hint=f"Use {meaning}."
         )
     if not gradient_cap > 0:
         raise ConfigError(f"algorithm.gradient_cap is {gradient_cap}, but must be positive.", hint="Use 0.3.")

@@ -405,7 +405,7 @@ def test_a_setting_outside_its_range_is_refused_by_name(name: str):
         "reward_weight": (-10.0,),
         "beta": (-1.0,),
         "tie_odds": (-0.1,),
-        "last_steps": (0, -1),
+        "last_steps": (-1,),
         "gradient_cap": (0.0,),
         "denoising_weight": (-1.0,),
         "top_share": (-0.1, 1.0),

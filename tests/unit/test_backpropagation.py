@@ -53,7 +53,7 @@ def algorithm(request: pytest.FixtureRequest) -> Backpropagation:
     return request.param
 
 
-@pytest.mark.parametrize("last_steps", [4, 2])
+@pytest.mark.parametrize("last_steps", [4, 2, 0])
 def test_the_gradient_is_the_slope_of_the_mean_score_of_what_stock_diffusers_draws(tmp_path: Path, last_steps: int):
     """Measured by moving the LoRA a little to both sides, in the last steps only, and drawing by the stock pipeline."""
     pipeline = build_pipeline()
@@ -71,17 +71,19 @@ def test_the_gradient_is_the_slope_of_the_mean_score_of_what_stock_diffusers_dra
     names = [prompt for prompt in PROMPTS for _ in range(4)]
     latents = torch.stack([torch.randn((4, 8, 8), generator=generator(*PLACE, "start", row)) for row in range(8)])
 
+    trained = last_steps or SAMPLE.steps  # 0: all
+
     def mean_score(distance: float) -> float:
         def place_lora(offset: float) -> None:
             for parameter, begun, each in zip(state.parameters, start, direction, strict=True):
                 parameter.data.copy_(begun + offset * each / length)
 
         def on_step(pipe: Any, step: int, timestep: Any, given: dict[str, Tensor]) -> dict[str, Tensor]:
-            if step + 1 == SAMPLE.steps - last_steps:
+            if step + 1 == SAMPLE.steps - trained:
                 place_lora(distance)
             return given
 
-        place_lora(distance if last_steps == SAMPLE.steps else 0.0)
+        place_lora(distance if trained == SAMPLE.steps else 0.0)
         images = pipeline(
             names,
             latents=latents,
@@ -135,6 +137,28 @@ def test_the_score_rises(algorithm, tmp_path: Path):
     assert change.mean() > 4 * change.std() / len(change) ** 0.5
 
 
+@pytest.mark.parametrize(("updates", "expected"), [(0, [8, 8]), (1, [16]), (3, [6, 5, 5])])
+def test_an_update_is_of_8_images_unless_an_epoch_shall_have_so_many_updates(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, updates: int, expected: list[int]
+):
+    sizes, drawn = [], []
+    last_latents, step = backpropagation._last_latents, TrainingState.step
+
+    def watched(run: Any, algorithm: Any, prompts: list[str], *more: Any) -> Tensor:
+        drawn.append(len(prompts))
+        return last_latents(run, algorithm, prompts, *more)
+
+    def counted(state: TrainingState, largest: float) -> float:
+        sizes.append(sum(drawn))
+        drawn.clear()
+        return step(state, largest)
+
+    monkeypatch.setattr(backpropagation, "_last_latents", watched)
+    monkeypatch.setattr(TrainingState, "step", counted)
+    run(tmp_path, Draft(), config=replace(TRAIN, epochs=1, images_per_prompt=8, updates_per_epoch=updates))
+    assert sizes == expected
+
+
 def test_a_steep_score_pulls_no_harder_than_the_cap(tmp_path: Path):
     """Every image's gradient is longer than a tiny cap, so that the whole is linear in it."""
     norms = {}
@@ -160,10 +184,8 @@ def test_denoising_the_references_images_adds_the_gradient_that_stock_diffusers_
         for weight in (1.0, 3.0)
     )
     assert thrice["grad_norm"] == pytest.approx(3 * once["grad_norm"], rel=1e-4) != 0
-    place = (*PLACE, 0, "update")
+    place = (*PLACE, 0)
     stock = build_pipeline()
-    first = int(torch.randperm(8, generator=generator(*PLACE, 0, "order"))[0])
-    place = (*place, first)
     chosen = _prompts_of_the_first_epoch()
     seeds = [(*place, "reference", index) for index in range(2)]
     x_0 = torch.stack([torch.randn((4, 8, 8), generator=generator(*seed)) for seed in seeds])

@@ -29,6 +29,7 @@ TRAIN = TrainConfig(
     epochs=2,
     prompts_per_epoch=2,
     images_per_prompt=4,
+    updates_per_epoch=1,
     batch_size=8,
     learning_rate=1e-2,
     lora_rank=4,
@@ -109,7 +110,7 @@ def test_an_image_gains_what_its_denoising_error_falls_below_the_references(move
         x_t = stock.scheduler.add_noise(x_0, eps, levels)
         prompts = [compared.prompts[image] for image in images.tolist()]
         error, reference = (
-            (outputs(each, x_t, levels, prompts) - eps).square().mean(dim=(1, 2, 3)) for each in (pipeline, stock)
+            (outputs(each, x_t, levels, prompts) - eps).square().sum(dim=(1, 2, 3)) for each in (pipeline, stock)
         )
         torch.testing.assert_close(gains.detach(), reference - error, rtol=1e-3, atol=1e-5)
     assert first.detach().abs().max() > 1e-3
@@ -216,6 +217,25 @@ def test_float16_is_refused_where_gradients_are_too_small_for_it(tmp_path: Path)
     compared, _ = rated(build_family())
     with pytest.raises(ConfigError, match=r"model.dtype is float16"):
         train_on_comparisons(family, DiffusionDpo(), compared, None, TRAIN, SAMPLE, folder=tmp_path, place=PLACE)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "pairs", "expected"), [(DiffusionDpo(), 4, 4), (DiffusionDpo(), 1, 2), (D3po(), 4, 1)]
+)
+def test_an_epoch_of_denoising_has_4_updates_or_as_many_as_it_has_looks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, algorithm: Preference, pairs: int, expected: int
+):
+    steps = []
+    step = TrainingState.step
+
+    def counted(state: TrainingState, largest: float) -> float:
+        steps.append(largest)
+        return step(state, largest)
+
+    monkeypatch.setattr(TrainingState, "step", counted)
+    config = replace(TRAIN, epochs=1, prompts_per_epoch=1, images_per_prompt=2 * pairs, updates_per_epoch=0)
+    run(tmp_path, algorithm, config=config)
+    assert len(steps) == expected
 
 
 class Killed(BaseException):
