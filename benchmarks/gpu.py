@@ -4,12 +4,14 @@
     python -m benchmarks.gpu --out benchmarks/results/gpu.json --only sd15-512-plain sdxl-1024-checkpointing
 
 Speed and memory depend on shapes, not on what the weights say, so nothing is downloaded. A case is a model, a size of
-pictures, and with or without gradient checkpointing; it runs in a process of its own: batch 1, then
+pictures, and with or without gradient checkpointing and torch.compile; it runs in a process of its own: batch 1, then
 twice as many again and again until memory runs out. An epoch is one batch of images (of two where the batch is 1) at
 the default 10 steps with guidance, and three transitions of each. The frozen weights are bfloat16.
 
 - `peak_gib` is what torch had allocated at most. `fits_target`: at batch 1 the epochs were run under the target as a
   limit, less what the driver and the libraries took outside of torch (`outside_gib`).
+- `compile_gain`: share of the time that compiled blocks saved in the trainer's own trial; where it was 0, they were not
+  kept, and the figures are those of the case without.
 - `images_per_second` is of drawing, `transitions_per_second` of learning.
 - The share of the chip's rate: floating-point operations of an epoch without checkpointing, as torch counts them, over
   the rate of a large bfloat16 matrix product, measured before and after, and over the time. What checkpointing computes
@@ -39,8 +41,10 @@ TARGETS: dict[str, dict[str, Any]] = {"sd15": {"pixels": 512, "gib": 8}, "sdxl":
 """The size of pictures that a model was made for, and the memory that batch 1 of it should fit."""
 TARGET_SHARE = 0.35
 VARIANTS: dict[str, dict[str, bool]] = {
-    "plain": {"checkpointing": False},
-    "checkpointing": {"checkpointing": True},
+    "plain": {"checkpointing": False, "compile": False},
+    "checkpointing": {"checkpointing": True, "compile": False},
+    "compile": {"checkpointing": False, "compile": True},
+    "both": {"checkpointing": True, "compile": True},
 }
 _PLACES = (("sd15", 512), ("sdxl", 1024), ("sd15", 1024), ("sdxl", 512))
 CASES: dict[str, dict[str, Any]] = {
@@ -122,7 +126,7 @@ def measure(name: str, arguments: argparse.Namespace, result: dict[str, Any], sa
         job |= {**SMALLEST, "device": "cpu"}
     place = f"{case['model']}-{case['pixels']}"
     if place not in result["flops"]:
-        for line in _worker({**job, "checkpointing": False, "count": True}):
+        for line in _worker({**job, **VARIANTS["plain"], "count": True}):
             if "failed" in line:
                 print(place, "Operations are not counted:", line["failed"], flush=True)
             else:

@@ -264,6 +264,7 @@ def train_epochs(family: Family, batch: int, job: Mapping[str, Any], watch: "Wat
             images_per_prompt=images_of(batch),
             batch_size=batch,
             gradient_checkpointing=job["checkpointing"],
+            compile=job["compile"],
         ),
         # Images that start from one latent share their first prediction: a batch would hold fewer states than rows.
         SampleConfig(steps=job["steps"], window=job["window"], batch_size=batch, shared_noise=False),
@@ -283,6 +284,7 @@ class Watch:
     timed: list[dict[str, float]] = field(default_factory=list)
     peaks: dict[str, int] = field(default_factory=dict)
     reserved: int = 0
+    compile_gain: float | None = None
     flops: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -301,6 +303,7 @@ class Watch:
 
     def on_epoch(self, epoch: int, metrics: dict[str, float]) -> None:
         self._phase_ends("update")
+        self.compile_gain = metrics.get("compile_gain")
         if self._counting:
             self._counter.__exit__(None, None, None)
             self.flops["update"] -= self.flops["collect"]
@@ -331,6 +334,8 @@ class Watch:
             "transitions_per_second": round(images * self.window / seconds["update"], 3),
             "timed": [{phase: round(epoch[phase], 4) for phase in PHASES} for epoch in self.timed],
         }
+        if self.compile_gain is not None:
+            found["compile_gain"] = round(self.compile_gain, 3)
         if self._on_gpu:
             found |= {
                 "peak_gib": round(max(self.peaks.values()) / GIB, 2),

@@ -3,9 +3,11 @@
     python -m benchmarks.passes --threads 1 --out benchmarks/results/passes.json
 
 64 transitions with guidance (128 rows) and a LoRA of rank 8, in both precisions: the LoRA's layers by PEFT's own
-forward and by ours (`rl/families/lora_linear.py`), attention by torch's fused kernel and without it; and, forward
-alone, the LoRA merged into the weights. The variants go round in turn; figures are medians, and every pass is in the
-file.
+forward and by ours (`rl/families/lora_linear.py`), attention by torch's fused kernel and without it; forward alone, the
+LoRA merged into the weights; and ours as `train.compile` compiles them, with the attention that the precision has by
+default. The variants go round in turn; figures are medians, and every pass is in the file. `seconds_compiling` is what
+the first pass took beyond the median; run with an empty TORCHINDUCTOR_CACHE_DIR, and again, to see what a later round
+saves.
 """
 
 import argparse
@@ -29,7 +31,8 @@ from rl.randomness import generator
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 ATTENTION = {"fused attention": AttnProcessor2_0, "plain attention": AttnProcessor}
-LAYERS = ("peft", "ours", "merged")
+LAYERS = ("peft", "ours", "merged", "compiled")
+DEFAULTS = {("float32", "fused attention"), ("bfloat16", "plain attention")}
 PROMPTS = ("a red circle", "two blue squares", "a star above a circle", "a green heart")
 
 
@@ -46,6 +49,7 @@ def main() -> None:
         for dtype in DTYPES
         for attention in ATTENTION
         for layer in LAYERS
+        if layer != "compiled" or (dtype, attention) in DEFAULTS
         for kind, run in variants(dtype, attention, layer).items()
     }
     seconds: dict[str, list[float]] = {name: [] for name in passes}
@@ -59,9 +63,12 @@ def main() -> None:
         "command": shlex.join(["python", "-m", "benchmarks.passes", *sys.argv[1:]]),
         "threads": arguments.threads,
         "milliseconds": {name: round(1000 * median(found[1:])) for name, found in seconds.items()},
+        "seconds_compiling": {
+            name: round(found[0] - median(found[1:]), 1) for name, found in seconds.items() if "compiled" in name
+        },
         "seconds": {name: found[1:] for name, found in seconds.items()},
     }
-    print(json.dumps(result["milliseconds"], indent=2))
+    print(json.dumps({name: result[name] for name in ("milliseconds", "seconds_compiling")}, indent=2))
     if arguments.out:
         arguments.out.write_text(json.dumps(result, indent=1) + "\n")
 
@@ -73,10 +80,12 @@ def variants(dtype: str, attention: str, layer: str) -> dict[str, Callable[[], N
     unet: Any = family._denoiser
     unet.set_attn_processor(ATTENTION[attention]())
     for module in unet.modules():
-        if isinstance(module, Linear) and layer != "ours":
-            del module.forward  # back to the class's own
+        if isinstance(module, Linear) and layer in ("peft", "merged"):
+            module.__class__ = Linear  # back to PEFT's own
             if layer == "merged":
                 module.merge()
+    if layer == "compiled":
+        family.compile_blocks(True)
     x = torch.randn((config.batch_size, *family.latent_shape), generator=generator("passes"))
     timesteps = torch.full((len(x),), 500)
     prompts = [PROMPTS[i % len(PROMPTS)] for i in range(len(x))]

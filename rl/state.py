@@ -11,6 +11,7 @@ import torch
 
 from data.workspace import write_atomically
 from hitl.core.errors import ConfigError, TrainingError
+from rl.compilation import compile_on_trial
 from rl.config import SampleConfig, TrainConfig
 from rl.families.family import Family
 from rl.randomness import derive_seed
@@ -41,6 +42,8 @@ class TrainingState:
     """What an algorithm remembers of each prompt. Another round's scores are of another reward."""
     kl_scale: float = 1.0
     """What an adaptive price of the KL has been multiplied with; goes on in the next round."""
+    compile_gain: float | None = None
+    """Share of the time that compiled blocks save, 0 where they are not kept; None where train.compile is off."""
 
     @classmethod
     def start(
@@ -96,6 +99,10 @@ class TrainingState:
             group["lr"] = config.learning_rate  # a state holds the rate that it was made with
         return run
 
+    def try_compiling(self, config: TrainConfig, sample: SampleConfig) -> None:
+        """As `train.compile` asks for, or else not."""
+        self.compile_gain = compile_on_trial(self.family, config, sample, self.compile_gain) if config.compile else None
+
     def step(self, max_grad_norm: float) -> float:
         """Sum the gradients of all processes, cut them down, and move the policy; returns their norm before the cut.
 
@@ -126,6 +133,7 @@ class TrainingState:
             "kl_scale": self.kl_scale,
             "replay": self.replay,
             "memory": self.memory,
+            "compile_gain": self.compile_gain,
             "weights": [parameter.detach().cpu() for parameter in self.parameters],
             "optimizer": self.optimizer.state_dict(),
         }
@@ -154,6 +162,7 @@ class TrainingState:
         self.epoch, self.epoch_of_value = state["epoch"], state["epoch_of_value"]
         self.kl_scale, self.replay = state.get("kl_scale", 1.0), state.get("replay")
         self.memory = state.get("memory", {})
+        self.compile_gain = state.get("compile_gain")
         logger.info("resumed after epoch %d", self.epoch)
 
     def diverged(self, message: str) -> TrainingError:

@@ -69,6 +69,7 @@ def train(
             family.save_policy(folder)
         return
     _require_even_shares(config, ranks)
+    run.try_compiling(config, sample)
     by_task: dict[str, list[str]] = {}
     for prompt, task in zip(prompts, tasks or [""] * len(prompts), strict=True):
         by_task.setdefault(task, []).append(prompt)
@@ -134,6 +135,7 @@ def train_on_comparisons(
     """
     require_settings_of_use(algorithm, family, config, sample)
     run = TrainingState.start(family, config, sample, folder, place, start_from)
+    run.try_compiling(config, sample)
     for epoch in range(run.epoch, config.epochs):
         started = time.monotonic()
         metrics = preferences.update(run, algorithm, compared, traces, config, (*place, epoch))
@@ -147,6 +149,8 @@ def train_on_comparisons(
 def _finish_epoch(
     run: TrainingState, epoch: int, metrics: dict[str, float], on_epoch: Callable[[int, dict[str, float]], None]
 ) -> None:
+    if run.compile_gain is not None:
+        metrics["compile_gain"] = run.compile_gain
     metrics = run.ranks.combine(metrics)
     if not run.ranks.rank:  # before the state: a kill between the two repeats the epoch and tells it again
         on_epoch(epoch, metrics)

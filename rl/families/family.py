@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import AttnProcessor
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
@@ -22,6 +23,11 @@ _DECODE_BATCH = 16
 _PLAIN_ATTENTION = 1024
 """Largest latent, in places, whose attention a CPU computes in half precision without torch's fused kernel: the
 gradient of that takes half of an update there. Beyond it the plain one would take too much memory."""
+
+
+_COMPILED_FORMS = 64
+"""At most, of a block: by its width, LoRA on or off, with a gradient or without. Beyond torch's default of 8 it would
+run uncompiled."""
 
 
 @runtime_checkable
@@ -62,6 +68,8 @@ class Family(ABC):
     """Of the network that is trained, in the pipeline: `unet` or `transformer`."""
     left_out: ClassVar[tuple[str, ...]] = ()
     """Components of the pipeline that are not loaded."""
+    repeated_blocks: ClassVar[tuple[type[torch.nn.Module], ...]] = (BasicTransformerBlock,)
+    """Of the denoiser, what torch.compile is to see one by one."""
 
     def __init__(self, pipeline: Any, device: torch.device) -> None:
         self.process = self._process(pipeline.scheduler.config)
@@ -161,6 +169,7 @@ class Family(ABC):
     def drop_policy(self) -> None:
         """Back to the reference alone."""
         if self._policy is not None:
+            self.compile_blocks(False)
             self._policy.drop()
             self._policy, self._denoiser = None, self._reference
 
@@ -200,6 +209,23 @@ class Family(ABC):
                 denoiser.enable_gradient_checkpointing()
             else:
                 denoiser.disable_gradient_checkpointing()
+
+    def compile_blocks(self, wanted: bool) -> None:
+        """Whether the repeated blocks run as torch.compile makes them, which it does when they are next called. Blocks
+        of one width are compiled once for all; the whole denoiser takes longer, and is no faster by it."""
+        for denoiser in dict.fromkeys((self._reference, self._denoiser)):
+            for module in denoiser.modules():
+                if isinstance(module, self.repeated_blocks):
+                    if wanted:
+                        module.compile(dynamic=True, recompile_limit=_COMPILED_FORMS)
+                    else:
+                        module._compiled_call_impl = None
+
+    def drop_gradients(self) -> None:
+        """Of the policy's parameters."""
+        if self._policy is not None:
+            for parameter in self._policy.parameters:
+                parameter.grad = None
 
     # --- what a step needs ---
 

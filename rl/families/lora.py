@@ -31,7 +31,7 @@ class Lora:
                 parameter.data = parameter.data.float()
                 parameter.requires_grad_(True)
                 self.parameters.append(parameter)
-        fuse(self.denoiser, _ADAPTER)
+        fuse(self.denoiser)
 
     @classmethod
     def fresh(cls, pipeline: Any, denoiser_name: str, *, rank: int, targets: Sequence[str], seed: int) -> "Lora":

@@ -5,7 +5,7 @@ passes over them again. Here both products add to what is there: on a CPU a sixt
 in bfloat16, and a tenth in float32 (`benchmarks/results/passes.json`).
 """
 
-from typing import Any
+from typing import Any, no_type_check
 
 import torch
 from peft.tuners.lora import Linear
@@ -14,30 +14,30 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
-def fuse(denoiser: nn.Module, adapter: str) -> None:
+def fuse(denoiser: nn.Module) -> None:
     """Give PEFT's LoRA linear layers the forward of this file; they stay PEFT's in all else.
 
     Not in float16: the LoRA's gradients, of the precision of the products here, would underflow.
     """
     for module in denoiser.modules():
         if type(module) is Linear and module.base_layer.weight.dtype != torch.float16:
-            module.forward = _Forward(module, adapter)
+            # Its class and not its own attribute: torch.compile would take a block for each layer's own apart.
+            module.__class__ = FusedLinear
 
 
-class _Forward:
-    """A class and not a closure, so that a denoiser can still be copied."""
+@no_type_check  # at run time, where torch.compile would trace the checker, too
+class FusedLinear(Linear):
+    """PEFT's layer with one LoRA on it, that is not merged."""
 
-    def __init__(self, layer: Any, adapter: str) -> None:
-        self.layer, self.adapter = layer, adapter
-
-    def __call__(self, x: Tensor) -> Tensor:
-        layer, adapter = self.layer, self.adapter
-        if layer.disable_adapters:
-            return layer.base_layer(x)
-        down, up = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
-        return _LoraLinear.apply(x, layer.base_layer.weight, layer.base_layer.bias, down, up, layer.scaling[adapter])
+    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if self.disable_adapters:
+            return self.base_layer(x)
+        (adapter,) = self.active_adapters
+        base, down, up = self.base_layer, self.lora_A[adapter].weight, self.lora_B[adapter].weight
+        return _LoraLinear.apply(x, base.weight, base.bias, down, up, self.scaling[adapter])
 
 
+@no_type_check
 class _LoraLinear(torch.autograd.Function):
     """x W^T + b + scale x A^T B^T, with a gradient to x, A and B; W and b are frozen."""
 

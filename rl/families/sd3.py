@@ -3,6 +3,7 @@
 from typing import Any
 
 from diffusers import StableDiffusion3Pipeline
+from diffusers.models.attention import JointTransformerBlock
 from torch import Tensor
 
 from rl.families.family import Family
@@ -14,6 +15,7 @@ class StableDiffusion3(Family):
 
     pipeline_class = StableDiffusion3Pipeline
     denoiser_name = "transformer"
+    repeated_blocks = (JointTransformerBlock,)
 
     def _process(self, scheduler_config: Any) -> Flow:
         return Flow(scheduler_config)

@@ -200,6 +200,19 @@ def test_the_time_ids_of_an_xl_are_its_pictures_size_uncropped(sdxl: Path):
     assert calls[0]["time_ids"].tolist() == [[16, 16, 0, 0, 16, 16]] * 4
 
 
+def test_its_denoiser_has_the_blocks_that_are_compiled(model: Saved):
+    family = model.family()
+
+    def compiled() -> set[str]:
+        modules = family._denoiser.modules()
+        return {type(module).__name__ for module in modules if module._compiled_call_impl is not None}
+
+    family.compile_blocks(True)
+    assert compiled() == {"JointTransformerBlock" if KINDS[model.name].family == "sd3" else "BasicTransformerBlock"}
+    family.compile_blocks(False)
+    assert not compiled()
+
+
 def test_a_picture_that_goes_into_latents_and_out_again_is_the_autoencoders_own(model: Saved):
     """Scale and shift go in as they come out; that they come out right, drawing shows."""
     family, vae = model.family(), model.stock().vae

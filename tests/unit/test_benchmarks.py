@@ -47,13 +47,14 @@ def test_the_networks_have_as_many_parameters_as_the_published_ones(model: str, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("model", "checkpointing"), [("sd15", False), ("sdxl", True)])
-def test_the_gpu_script_measures_every_batch_up_to_the_largest(model: str, checkpointing: bool):
-    one, two = gpu_worker.run({**JOB, "model": model, "checkpointing": checkpointing})
+@pytest.mark.parametrize(("model", "variant"), [("sd15", "plain"), ("sdxl", "checkpointing"), ("sd15", "compile")])
+def test_the_gpu_script_measures_every_batch_up_to_the_largest(model: str, variant: str):
+    one, two = gpu_worker.run({**JOB, "model": model, **gpu.VARIANTS[variant]})
     assert (one["batch"], two["batch"]) == (1, 2)
     assert one["images"] == two["images"] == 2  # a group has two
     assert one["transitions_per_second"] == pytest.approx(2 / one["seconds_update"], rel=0.01)
     assert "peak_gib" not in one  # of a GPU alone
+    assert ("compile_gain" in one) == (variant == "compile")
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ def test_it_gives_what_peft_gives(shape: tuple[int, ...], alpha: int, bias: bool
     model = layers(bias=bias, alpha=alpha)
     x = torch.randn(shape, generator=generator("x"))
     theirs = passed(model["inner"], x)
-    fuse(model, "policy")
+    fuse(model)
     for ours, wanted in zip(passed(model["inner"], x), theirs, strict=True):
         torch.testing.assert_close(ours, wanted)
 
@@ -49,7 +49,7 @@ def test_in_bfloat16_it_is_as_near_the_exact_result_as_peft():
     x = torch.randn((64, 12), generator=generator("x")).bfloat16()
     model = layers(torch.bfloat16)
     theirs = passed(model["inner"], x)
-    fuse(model, "policy")
+    fuse(model)
     ours = passed(model["inner"], x)
     exact = passed(copy.deepcopy(layers(torch.bfloat16)).double()["inner"], x.double())
     for mine, rival, truth in zip(ours, theirs, exact, strict=True):
@@ -62,7 +62,7 @@ def test_in_bfloat16_it_is_as_near_the_exact_result_as_peft():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_lora_of_zero_and_one_switched_off_change_no_bit(dtype: torch.dtype):
     model = layers(dtype)
-    fuse(model, "policy")
+    fuse(model)
     layer, x = model["inner"], torch.randn((6, 12), generator=generator("x")).to(dtype)
     plain = layer.base_layer(x)
     assert not torch.equal(layer(x), plain)
@@ -75,7 +75,7 @@ def test_a_lora_of_zero_and_one_switched_off_change_no_bit(dtype: torch.dtype):
 
 def test_a_copied_model_uses_its_own_weights():
     model = layers()
-    fuse(model, "policy")
+    fuse(model)
     twin, x = copy.deepcopy(model), torch.ones(1, 12)
     before = model["inner"](x)
     twin["inner"].lora_B["policy"].weight.data.zero_()
@@ -86,7 +86,7 @@ def test_a_copied_model_uses_its_own_weights():
 def test_in_float16_peft_keeps_its_forward():
     """A gradient of 1e-8 to the LoRA is none in float16."""
     model = layers(torch.float16)
-    fuse(model, "policy")
+    fuse(model)
     x = torch.full((1, 12), 1e-4, dtype=torch.float16)
     (1e-4 * model["inner"](x).float()).sum().backward()
     assert all(parameter.grad.any() for parameter in model.parameters() if parameter.requires_grad)
