@@ -59,8 +59,16 @@ SWEEP: dict[str, list[dict[str, Any]]] = {
         {"learning_rate": 3.2e-2, "updates": 4, "per_prompt_stats": True},
         {"learning_rate": 1.6e-2, "updates": 1, "per_prompt_stats": True},
         {"learning_rate": 1.6e-2, "updates": 4, "per_prompt_stats": False},
+        {"learning_rate": 6.4e-2, "updates": 4, "per_prompt_stats": True},
+        {"learning_rate": 3.2e-2, "updates": 1, "per_prompt_stats": True},
     ],
-    "ours": [{}, {"learning_rate": 8e-3}, {"learning_rate": 1.6e-2}, {"learning_rate": 3.2e-2}],
+    "ours": [
+        {},
+        {"learning_rate": 8e-3},
+        {"learning_rate": 1.6e-2},
+        {"learning_rate": 3.2e-2},
+        {"learning_rate": 6.4e-2},
+    ],
 }
 """Side -> settings that are tried: learning rates, optimiser steps an epoch, and whether TRL keeps each prompt's mean.
 Ours begin with the default."""
