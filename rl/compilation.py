@@ -33,50 +33,49 @@ def compile_on_trial(family: Family, config: TrainConfig, sample: SampleConfig, 
     """
     if gain == 0:
         return gain
-    # A batch as large as one of the network's widths would be taken for that width, and compiled for it alone.
-    odd = _passes(family, (sample.batch_size - 1) | 1, (config.batch_size - 1) | 1, sample)
-    started = time.monotonic()
+    seconds, seconds_compiling = None, 0.0
     try:
-        family.compile_blocks(True)
-        # After a restart too: what torch compiles depends on the sizes that it meets first.
-        for once in odd:
-            once()
+        seconds_compiling = _compile(family, config, sample)
+        if gain is None:
+            seconds = _measure(family, _passes(family, sample.batch_size, config.batch_size, sample))
+            gain = 1 - seconds[True] / seconds[False]
     except (TorchDynamoException, CppCompileError, InvalidCxxCompiler) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         logger.warning("train.compile is on, but this machine cannot compile (%s): trained without.", reason.strip())
-        measured = -math.inf
-    else:
-        full = _passes(family, sample.batch_size, config.batch_size, sample)
-        measured = _measure(family, full, time.monotonic() - started) if gain is None else gain
-    gain = Ranks.here().mean(measured)  # several processes decide alike, and what one cannot compile none does
-    if gain < LEAST_GAIN:
-        family.compile_blocks(False)
-        return 0.0
-    return gain
+        gain = -math.inf
+    gain = Ranks.here().mean(gain)  # several processes decide alike, and what one cannot compile none does
+    is_kept = gain >= LEAST_GAIN
+    family.compile_blocks(is_kept)
+    if seconds is not None:
+        logger.log(
+            logging.INFO if is_kept else logging.WARNING,
+            "train.compile: an image takes %.3g s compiled and %.3g s as it is: %s. Compiling took %.0f s%s.",
+            *(seconds[True], seconds[False]),
+            "kept" if is_kept else "left as it is",
+            seconds_compiling,
+            "" if is_kept else "; set train.compile = false to save them",
+        )
+    return gain if is_kept else 0.0
 
 
-def _measure(family: Family, passes: tuple[Callable[[], float], ...], seconds_compiling: float) -> float:
-    """The gain, which can be negative; it is said."""
+def _compile(family: Family, config: TrainConfig, sample: SampleConfig) -> float:
+    """The seconds it took. After a restart too: what torch compiles depends on the sizes that it meets first."""
+    started = time.monotonic()
+    family.compile_blocks(True)
+    # A batch as large as one of the network's widths would be taken for that width, and compiled for it alone.
+    for once in _passes(family, (sample.batch_size - 1) | 1, (config.batch_size - 1) | 1, sample):
+        once()
+    return time.monotonic() - started
+
+
+def _measure(family: Family, passes: tuple[Callable[[], float], ...]) -> dict[bool, float]:
+    """Seconds that an image takes, compiled and not."""
     seconds: dict[bool, list[float]] = {True: [], False: []}
     for _ in range(1 + _TRIES):
         for is_compiled, tries in seconds.items():
             family.compile_blocks(is_compiled)
             tries.append(sum(once() for once in passes))
-    compiled, eager = (min(tries[1:]) for tries in seconds.values())
-    family.compile_blocks(True)
-    gain = 1 - compiled / eager
-    logger.log(
-        logging.INFO if gain >= LEAST_GAIN else logging.WARNING,
-        "train.compile: an image takes %.3g s compiled and %.3g s as it is: %s. Compiling took %.0f s%s.",
-        compiled,
-        eager,
-        "kept" if gain >= LEAST_GAIN else "left as it is",
-        seconds_compiling,
-        f", which {math.ceil(seconds_compiling / (eager - compiled)):,} images make up for"
-        if gain >= LEAST_GAIN
-        else "; set train.compile = false to save them",
-    )
-    return gain
+    return {is_compiled: min(tries[1:]) for is_compiled, tries in seconds.items()}
 
 
 def _passes(family: Family, drawn: int, learned: int, sample: SampleConfig) -> tuple[Callable[[], float], ...]:

@@ -82,7 +82,7 @@ class TrainConfig:
     """Compute activations again instead of keeping them: less memory, about a third more time."""
     compile: bool = False
     """Try torch.compile on the denoiser's blocks when a round's training begins, and keep it where images then take
-    less time. Compiling takes minutes, fewer in later rounds (docs/speed.md)."""
+    less time. Compiling takes minutes (docs/speed.md)."""
     weights: str = "lora"
     """`lora` trains few weights beside the denoiser's own; `full` trains all of those, beside a frozen copy of them:
     several times the memory, and gigabytes on the disk for each round. The first round decides for all."""

@@ -1,8 +1,8 @@
 """A linear layer with a LoRA on it, in fewer and larger operations than PEFT's own forward.
 
 PEFT casts the input to the LoRA's float32, scales, adds and casts back, each a pass over the activations, and autograd
-passes over them again. Here both products add to what is there: on a CPU a sixth less time for a pass with its gradient
-in bfloat16, and a tenth in float32 (`benchmarks/results/passes.json`).
+passes over them again. Here both products add to what is there: on a CPU a fifth less time for a pass with its gradient
+in bfloat16, and a twelfth in float32 (`benchmarks/results/passes.json`).
 """
 
 from typing import Any, no_type_check

@@ -47,12 +47,13 @@ def run(folder: Path, config: TrainConfig = TRAIN) -> list[dict[str, float]]:
     return metrics
 
 
-def moved_family() -> tuple[Family, list[nn.Parameter]]:
-    """With a LoRA that is not 0."""
-    family = build_family()
-    parameters = family.add_lora(rank=2, targets=TRAIN.lora_targets, seed=0)
+def moved_family(weights: str) -> tuple[Family, list[nn.Parameter]]:
+    """With a policy that is not the reference."""
+    family, size = build_family(), 0.02 if weights == "full" else 0.2
+    lora = {"rank": 2, "targets": TRAIN.lora_targets, "seed": 0}
+    parameters = family.add_full() if weights == "full" else family.add_lora(**lora)
     for number, parameter in enumerate(parameters):
-        parameter.data += 0.2 * torch.randn(parameter.shape, generator=generator("moved", number))
+        parameter.data += size * torch.randn(parameter.shape, generator=generator("moved", number))
     return family, parameters
 
 
@@ -76,9 +77,9 @@ def count_compiled(family: Family) -> int:
     return sum(module._compiled_call_impl is not None for module in family._denoiser.modules())
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
-def test_compiled_blocks_give_the_same_outputs_and_gradients_at_any_batch(checkpointing: bool):
-    family, parameters = moved_family()
+@pytest.mark.parametrize(("weights", "checkpointing"), [("lora", False), ("lora", True), ("full", False)])
+def test_compiled_blocks_give_the_same_outputs_and_gradients_at_any_batch(weights: str, checkpointing: bool):
+    family, parameters = moved_family(weights)
     family.checkpoint_gradients(checkpointing)
     plain = {rows: passes(family, parameters, rows) for rows in (6, 2)}
     family.compile_blocks(True)
