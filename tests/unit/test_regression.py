@@ -119,6 +119,7 @@ def test_rwr_learns_from_the_policys_images_and_sft_from_the_references(tmp_path
     assert [{tuple(image.flatten().tolist()) for image in images} == rows for images in seen] == [True, False]
 
 
+@pytest.mark.slow
 def test_sft_stays_nearer_to_the_reference_the_more_distance_costs(tmp_path: Path):
     config = replace(TRAIN, epochs=6)
     free, held = (
@@ -128,6 +129,7 @@ def test_sft_stays_nearer_to_the_reference_the_more_distance_costs(tmp_path: Pat
     assert 0 < held < 0.5 * free
 
 
+@pytest.mark.slow
 def test_brightness_rises_when_it_is_rewarded(tmp_path: Path):
     """Same seeds before and after, so that the mean change is the policy's; it must be 4 standard errors and more.
 
