@@ -16,8 +16,9 @@ from typing import Any
 import torch
 
 from benchmarks.machine import describe
-from benchmarks.passing import correctness, train_in_passing
+from benchmarks.passing import train_in_passing
 from benchmarks.peer_trl import prompts
+from benchmarks.scores import correctness
 from rl.algorithms.dpok import Dpok
 from rl.config import SampleConfig, TrainConfig
 from rl.families.sd15 import StableDiffusion15

@@ -28,7 +28,7 @@ import numpy as np
 import torch
 
 from benchmarks.machine import describe
-from benchmarks.passing import correctness
+from benchmarks.scores import correctness
 from data.prompt_list import starter_prompts
 from data.world.captions import TASKS
 from data.world.taste import taste

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
-from benchmarks.passing import brightness, train_in_passing
+from benchmarks.passing import train_in_passing
 from benchmarks.peer_ours_worker import Counted
+from benchmarks.scores import brightness
 from benchmarks.workers import peak_memory
 from rl.algorithms.dpok import Dpok
 from rl.config import SampleConfig, TrainConfig

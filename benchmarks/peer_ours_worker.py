@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.passing import brightness, train_in_passing
+from benchmarks.passing import train_in_passing
+from benchmarks.scores import brightness
 from benchmarks.workers import peak_memory
 from rl.algorithms.contract import Steps
 from rl.algorithms.ddpo import DdpoIs
@@ -64,6 +65,7 @@ def settings_of(job: dict[str, Any]) -> tuple[Dpok | DdpoIs, TrainConfig, Sample
         learning_rate=job["learning_rate"],
         lora_rank=job["lora_rank"],
         lora_targets=tuple(job["lora_targets"]),
+        compile=job["compile"],
     )
     sample = SampleConfig(
         steps=job["steps"],

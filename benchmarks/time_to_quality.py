@@ -17,8 +17,10 @@ Each side has a sweep of settings, TRL's the larger, of `--sweep` processor seco
 fastest to the goal, or else the one that rose most, goes on to other seeds and `--cap` processor seconds; so does our
 default, which nobody tuned but for its epoch: 64 pictures, half of ours by default. Processor seconds are what is
 compared and what caps count: a shared machine's clock measures its other users too. Seconds by the clock and pictures
-learned from stand beside them. A run that does not get there within the cap counts with what it had spent; if that is
-the median, a share of it is an upper bound, and named so.
+learned from stand beside them, and how correct the verifier finds the judged pictures when the goal is reached: no
+reward here asks for what the prompt says, and a leap that leaves it behind is a rise all the same. A run that does not
+get there within the cap counts with what it had spent; if that is the median, a share of it is an upper bound, and
+named so.
 
 Every run is kept in --out as it ends, and a call goes on from what is there.
 """
@@ -74,6 +76,8 @@ SWEEP: dict[str, list[dict[str, Any]]] = {
 Ours begin with the default."""
 SWEEP_SEED = 0
 MEASURES = ("cpu_seconds", "seconds", "images")
+CORRECTNESS = ("correctness", "correctness_of_reference")
+"""The verifier's mean score of the judged pictures, when a run was there, and before it began."""
 
 Run = dict[str, Any]
 
@@ -174,6 +178,8 @@ def outcome(run: Run) -> dict[str, Any]:
         "seed": run["seed"],
         "reached": is_reached(run["curve"]),
         "rise": round(rise(run["curve"]), 3),
+        "correctness": last["correctness"],
+        "correctness_of_reference": run["curve"][0]["correctness"],
         **{measure: last[measure] for measure in MEASURES},
     }
 
@@ -208,6 +214,7 @@ def summary(runs: list[Run], seeds: list[int], sweep: float, cap: float) -> dict
                 "settings": settings,
                 "reached": f"{sum(each['reached'] for each in outcomes)} of {len(outcomes)}",
                 **{measure: round(median(each[measure] for each in outcomes), 1) for measure in MEASURES},
+                **{name: round(median(each[name] for each in outcomes), 3) for name in CORRECTNESS},
                 "by_seed": outcomes,
             }
     for name in ("ours", "ours by default"):

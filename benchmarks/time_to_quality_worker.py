@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,15 @@ class Watch:
     """The clock of training, which stands still while the policy is judged."""
 
     def __init__(
-        self, score: Callable[[torch.Tensor, Sequence[str]], torch.Tensor], draw: Callable[[], torch.Tensor]
+        self,
+        score: Callable[[torch.Tensor, Sequence[str]], torch.Tensor],
+        draw: Callable[[], torch.Tensor],
+        prompts: list[str],
     ) -> None:
+        from benchmarks.scores import correctness  # it needs scipy, which TRL's environment has from `packages` alone
+
         self.score, self.draw = score, draw
+        self.correctness = partial(correctness, prompts=prompts)
         self.seconds = self.cpu_seconds = 0.0
         self.judge(0)
 
@@ -34,13 +41,15 @@ class Watch:
         if images:
             self.seconds += time.monotonic() - self.wall
             self.cpu_seconds += time.process_time() - self.cpu
-        scores = self.score(self.draw(), []).double()
+        pictures = self.draw()
+        scores = self.score(pictures, []).double()
         line = {
             "images": images,
             "seconds": round(self.seconds, 3),
             "cpu_seconds": round(self.cpu_seconds, 3),
             "mean": round(float(scores.mean()), 5),
             "std": round(float(scores.std(correction=0)), 5),
+            "correctness": round(float(self.correctness(pictures).mean()), 5),
         }
         print(json.dumps(line), flush=True)
         self.wall, self.cpu = time.monotonic(), time.process_time()
@@ -78,7 +87,7 @@ def theirs(job: dict[str, Any]) -> None:
         )
         return (drawn.images.float() * 255).round().to(torch.uint8)
 
-    watch = Watch(score, draw)
+    watch = Watch(score, draw, judged_prompts(job))
     step = 0
     for epoch in count():
         step = trainer.step(epoch, step)
@@ -105,7 +114,7 @@ def ours(job: dict[str, Any]) -> None:
             batch_size=job["judged"],
         )
 
-    watch = Watch(reward, drawn)
+    watch = Watch(reward, drawn, judged_prompts(job))
     train(
         family,
         algorithm,

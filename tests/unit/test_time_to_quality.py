@@ -8,7 +8,14 @@ from benchmarks.time_to_quality import SWEEP_SEED, is_reached, share, summary
 def run(side: str, settings: dict[str, Any], seed: int, means: list[float], cap: float) -> dict[str, Any]:
     """Ten seconds an epoch; the reference's pictures have mean 50 and standard deviation 20."""
     curve = [
-        {"images": 64 * i, "seconds": 20.0 * i, "cpu_seconds": 10.0 * i, "mean": mean, "std": 20.0 / (i + 1)}
+        {
+            "images": 64 * i,
+            "seconds": 20.0 * i,
+            "cpu_seconds": 10.0 * i,
+            "mean": mean,
+            "std": 20.0 / (i + 1),
+            "correctness": 0.8 - 0.1 * i,
+        }
         for i, mean in enumerate([50.0, *means])
     ]
     return {"side": side, "settings": settings, "seed": seed, "cap": cap, "curve": curve}
@@ -31,6 +38,7 @@ def test_the_fastest_of_a_sweep_goes_on_or_else_the_one_that_rose_most():
         run("trl", steep, 1, [50] * 9, 90),
     ]
     found = summary(runs, [1], 30, 90)
+    assert (found["ours"]["correctness"], found["ours"]["correctness_of_reference"]) == (0.5, 0.8)  # after three epochs
     assert (found["ours"]["settings"], found["trl"]["settings"]) == (fast, steep)
     assert found["ours"]["share_of_trl"] == {
         "is": "at most",  # TRL spent its 90 seconds and was not there
