@@ -56,7 +56,7 @@ class TrainConfig:
     algorithm: str = "dpok"
     """Name in the registry of algorithms: dpok, dpok_authors, ddpo_is, ddpo_sf, rwr, sft, nft, refl, draft, d3po,
     diffusion_dpo or best_of_n."""
-    epochs: int = 10
+    epochs: int = 5
     """Times that fresh images are collected and learned from, per round."""
     prompts_per_epoch: int = 16
     """Groups in one epoch. Fewer than 16 groups make the gradient too noisy to learn from."""
@@ -86,8 +86,8 @@ class TrainConfig:
     weights: str = "lora"
     """`lora` trains few weights beside the denoiser's own; `full` trains all of those, beside a frozen copy of them:
     several times the memory, and gigabytes on the disk for each round. The first round decides for all."""
-    learning_rate: float = 2e-3
-    """AdamW, on what is trained. 2e-3 is for a LoRA; for all weights 3e-5 on the starter (docs/models.md)."""
+    learning_rate: float = 4e-3
+    """AdamW, on what is trained. 4e-3 is for a LoRA; for all weights 3e-5 on the starter (docs/models.md)."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
     lora_rank: int = 8
@@ -106,7 +106,7 @@ class TrainConfig:
                 raise ConfigError(
                     f"train.{name} is {getattr(self, name)}, but must be {least} or more.", hint=f"Set train.{name}."
                 )
-        for name, usual in (("learning_rate", "2e-3"), ("max_grad_norm", "1.0")):
+        for name, usual in (("learning_rate", "4e-3"), ("max_grad_norm", "1.0")):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"train.{name} is {getattr(self, name)}, but must be positive.", hint=f"Use {usual}.")
         if self.weights not in ("lora", "full"):

@@ -19,7 +19,9 @@ from rl.families.loading import load_pipeline
 from rl.families.lora import Lora
 from rl.gaussian import Schedule
 
-_DECODE_BATCH = 16
+_DECODE_BATCH, _DECODE_PLACES = 16, 16 * 1024
+"""Images that the autoencoder sees at once, and places of their latents: one of XL's at 1024 pixels, where each takes
+gigabytes, four at 512."""
 _PLAIN_ATTENTION = 1024
 """Largest latent, in places, whose attention a CPU computes in half precision without torch's fused kernel: the
 gradient of that takes half of an update there. Beyond it the plain one would take too much memory."""
@@ -277,10 +279,15 @@ class Family(ABC):
         for encoder in self._text_encoders:
             encoder.to("cpu")
 
+    @property
+    def _decode_batch(self) -> int:
+        _, height, width = self.latent_shape
+        return min(_DECODE_BATCH, max(1, _DECODE_PLACES // (height * width)))
+
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "batch c h w"]) -> UInt8[Tensor, "batch 3 height width"]:
         """Images, on the CPU."""
-        parts = [self.decode_differentiably(part) for part in latents.split(_DECODE_BATCH)]
+        parts = [self.decode_differentiably(part) for part in latents.split(self._decode_batch)]
         return torch.cat([(part.clamp(0, 1) * 255).round().to(torch.uint8).cpu() for part in parts])
 
     def decode_differentiably(self, latents: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch 3 height width"]:
@@ -295,7 +302,7 @@ class Family(ABC):
         vae = self._pipeline.vae
         scale, shift = self._latent_scale()
         latents = []
-        for part in images.split(_DECODE_BATCH):
+        for part in images.split(self._decode_batch):
             pixels = (part.to(self.device).float() / 127.5 - 1).to(vae.dtype)
             latents.append((vae.encode(pixels).latent_dist.mode().float() - shift) / scale)
         return torch.cat(latents)
