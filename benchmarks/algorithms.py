@@ -73,8 +73,8 @@ ROUND = (
 )
 """Settings of the round that all start from."""
 
-RATE_FACTORS = (1.0, 4.0)
-"""Learning rates that are tried, in units of the default."""
+RATE_FACTORS = (0.5, 2.0)
+"""Learning rates that are tried, in units of the default: 0.002 and 0.008."""
 
 JUDGED_PER_TASK = 8
 JUDGED_IMAGES = 2

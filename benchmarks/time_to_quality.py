@@ -44,7 +44,9 @@ from benchmarks.machine import describe
 from benchmarks.peer_trl import OURS, STARTER, WORK, environment, prompts
 from benchmarks.workers import variables
 from data.workspace import write_atomically
+from rl.config import TrainConfig
 
+DEFAULT = {"learning_rate": TrainConfig().learning_rate}
 TARGET = 0.25
 """Of TRL's seconds, that ours may take."""
 REWARDS = ("brightness", "jpeg_size", "taste")
@@ -65,7 +67,8 @@ SWEEP: dict[str, list[dict[str, Any]]] = {
         {"learning_rate": 3.2e-2, "updates": 1, "per_prompt_stats": True},
     ],
     "ours": [
-        {},
+        DEFAULT,
+        {"learning_rate": 2e-3},
         {"learning_rate": 8e-3},
         {"learning_rate": 1.6e-2},
         {"learning_rate": 3.2e-2},
@@ -190,7 +193,7 @@ def variants(runs: list[Run], sweep: float) -> dict[str, tuple[str, dict[str, An
     def rank(run: Run) -> tuple[float, float]:
         return (run["curve"][-1]["cpu_seconds"] if is_reached(run["curve"]) else math.inf, -rise(run["curve"]))
 
-    found: dict[str, tuple[str, dict[str, Any]]] = {"ours by default": ("ours", {})}
+    found: dict[str, tuple[str, dict[str, Any]]] = {"ours by default": ("ours", DEFAULT)}
     for side in SIDES:
         tried = [run for run in runs if (run["side"], run["seed"], run["cap"]) == (side, SWEEP_SEED, sweep)]
         if tried:
