@@ -77,7 +77,7 @@ class TrainConfig:
     """Transitions in one forward pass (twice that many with guidance). Lower this first when memory runs out."""
     launcher: str = ""
     """Command that starts several processes to share the training, such as `torchrun --nproc-per-node 4 -m` or
-    `accelerate launch --num_processes 4 -m`. Empty: one process."""
+    `accelerate launch --multi_gpu --num_processes 4 -m`. Empty: one process."""
     gradient_checkpointing: bool = False
     """Compute activations again instead of keeping them: less memory, about a third more time."""
     compile: bool = False

@@ -61,7 +61,7 @@ def _run_shared(spec: Path) -> None:
     if not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys():
         error = ConfigError(
             "train.launcher started one process that knows of no others.",
-            hint="Use `torchrun --nproc-per-node 2 -m`. accelerate launch starts several only where it finds GPUs.",
+            hint="Use `torchrun --nproc-per-node 2 -m`, or give accelerate launch its `--multi_gpu`.",
         )
         answer: dict[str, object] = _expected(error)
     else:

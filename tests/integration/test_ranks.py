@@ -59,11 +59,17 @@ def test_the_first_process_tells_the_metrics_of_all(trained: Path, name: str):
         )
 
 
-def test_a_round_is_trained_by_the_processes_that_a_launcher_starts(tmp_path: Path):
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        "torchrun --nproc-per-node 2 -m",
+        "accelerate launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no -m",
+    ],
+    ids=["torchrun", "accelerate"],  # whose --multi_gpu starts processes on a CPU as well
+)
+def test_a_round_is_trained_by_the_processes_that_a_launcher_starts(tmp_path: Path, launcher: str):
     root = tmp_path / "workspace"
-    code, _, err = finish(
-        start_rounds(root, "--set", "train.launcher=torchrun --nproc-per-node 2 -m", "--set", "train.epochs=2")
-    )
+    code, _, err = finish(start_rounds(root, "--set", f"train.launcher={launcher}", "--set", "train.epochs=2"))
     assert code == 0, err
     workspace = Workspace(root)
     rows = [json.loads(line) for line in (workspace.round_dir(1) / "metrics.jsonl").read_text().splitlines()]
