@@ -97,7 +97,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     python = environment(arguments.venv)
-    work = {**WORK, "threads": arguments.threads, "judged": arguments.judged, "prompts": prompts()}
+    work = {
+        **WORK,
+        "threads": arguments.threads,
+        "judged": arguments.judged,
+        "gold": "correctness",
+        "prompts": prompts(),
+    }
     found = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"work": work, "runs": []}
     if found["work"] != work:
         parser.error(f"{arguments.out} holds runs of other work or threads: name another file, or remove it.")

@@ -20,8 +20,8 @@ from rl.families.lora import Lora
 from rl.gaussian import Schedule
 
 _DECODE_BATCH, _DECODE_PLACES = 16, 16 * 1024
-"""Images that the autoencoder sees at once, and places of their latents: one of XL's at 1024 pixels, where each takes
-gigabytes, four at 512."""
+"""Images that the autoencoder sees at once, and places of their latents: one of XL's at 1024 pixels, four at 512. A
+decoder's last layers have 128 channels there: half a gigabyte in float32 for each of an image's activations."""
 _PLAIN_ATTENTION = 1024
 """Largest latent, in places, whose attention a CPU computes in half precision without torch's fused kernel: the
 gradient of that takes half of an update there. Beyond it the plain one would take too much memory."""
