@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors.torch import save
-from scipy.stats import t as student
 from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
-from data.bootstrap import Interval, cluster_interval
+from data.bootstrap import Interval
 from data.workspace import write_atomically
 from hitl.core.errors import RewardAtChance
 from reward_models.backbone import Backbone, joint_features
@@ -24,17 +23,10 @@ from reward_models.config import RewardFitConfig
 from reward_models.features import FeatureCache, LoadImage
 from reward_models.heads.linear import LinearHead, fit_linear
 from reward_models.heads.mlp import MlpHead, fit_mlp
+from reward_models.intervals import FEW_CLUSTERS, LEAST_CLUSTERS, interval
 
 HEADS = {"linear": LinearHead, "mlp": MlpHead}
 HEAD_FILE, FIT_FILE = "head.safetensors", "fit.json"
-
-FEW_CLUSTERS, LEAST_CLUSTERS = 20, 5
-"""Prompts below which the bootstrap gives way to Student's t, and below which nothing is concluded.
-
-Of 1,500 simulated coins (3 to 40 comparisons of each prompt, prompts alike or not) 2.5 % should pass. The bootstrap
-lets 14 to 24 % pass with 2 prompts, 6 to 8 % with 6, 4 to 5 % with 10, 3 to 4 % with 20; Student's t on the prompts'
-sums 2 to 4 % from 3 prompts on. With one comparison of each prompt, 4 prompts are all right by luck once in 16: so 5.
-"""
 
 _INNER_FOLDS = 4
 _NESTED_UP_TO = 4000
@@ -161,17 +153,6 @@ def fit_reward(
     write_atomically(folder / HEAD_FILE, save(tensors))
     write_atomically(folder / FIT_FILE, (json.dumps(report.to_dict(), indent=2, sort_keys=True) + "\n").encode())
     return report
-
-
-def interval(values: Float[np.ndarray, "n"], clusters: np.ndarray, *, seed: int) -> Interval:
-    """95 % interval of a mean over clusters: the bootstrap's, or of few clusters Student's t of their sums."""
-    found = cluster_interval(values, clusters.tolist(), seed=seed)
-    if not 2 <= found.clusters < FEW_CLUSTERS:
-        return found
-    sums = np.bincount(np.unique(clusters, return_inverse=True)[1], weights=values - found.mean)
-    error = math.sqrt(found.clusters / (found.clusters - 1) * float(sums @ sums)) / found.n
-    half = float(student.ppf(0.975, found.clusters - 1)) * error
-    return replace(found, low=found.mean - half, high=found.mean + half)
 
 
 def require_better_than_chance(report: FitReport, forced: bool = False) -> None:

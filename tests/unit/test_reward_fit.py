@@ -163,9 +163,13 @@ def test_a_coin_passes_about_as_often_as_it_should_with_few_prompts():
     assert 32 <= passed <= 80
 
 
-def test_of_many_prompts_it_is_the_bootstraps():
-    values, group = np.arange(80) % 2.0, np.repeat(np.arange(20), 4)
-    assert interval(values, group, seed=3) == cluster_interval(values, group.tolist(), seed=3)
+def test_of_many_prompts_it_is_the_bootstraps_somewhat_wider():
+    """Of 20 prompts by sqrt(20/19) for the variance and 2.093/1.960 for Student's quantile: 1.0957."""
+    values, group = np.arange(80) % 3 / 2, np.repeat(np.arange(20), 4)
+    ours, theirs = interval(values, group, seed=3), cluster_interval(values, group.tolist(), seed=3)
+    assert (ours.mean, ours.n, ours.clusters) == (theirs.mean, theirs.n, theirs.clusters)
+    assert ours.mean - ours.low == pytest.approx(1.0957 * (theirs.mean - theirs.low), rel=1e-4)
+    assert ours.high - ours.mean == pytest.approx(1.0957 * (theirs.high - theirs.mean), rel=1e-4)
 
 
 def with_accuracy(report: FitReport, accuracy: Interval, **changes) -> FitReport:
