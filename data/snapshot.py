@@ -28,13 +28,23 @@ SCHEMA = pa.schema(
         ("outcome", pa.string()),
         ("both_bad", pa.bool_()),
         ("left", pa.string()),
+        ("images", pa.list_(pa.string())),
+        ("values", pa.list_(pa.int32())),
+        ("levels", pa.int32()),
     ]
 )
+"""A row is a pair of images, up to `left`; or a ranking or grades, with null in image_a, image_b and outcome:
+
+`images` with their `values`, which are ranks (1 is best, equal is a tie, null is worse than all that are ranked) or,
+where `levels` is set, grades from 1 to `levels`. The store writes pairs, which is what its rating kinds ask for.
+"""
 
 
 def write(path: Path, rows: Sequence[tuple[object, ...]]) -> Snapshot:
-    """Write rows (columns in the order of `SCHEMA`) and return what was written."""
-    columns = list(zip(*rows, strict=True)) or [()] * len(SCHEMA)
+    """Write rows (columns in the order of `SCHEMA`, missing ones at the end null) and return what was written."""
+    columns = list(zip(*((*row, *[None] * (len(SCHEMA) - len(row))) for row in rows), strict=True)) or [()] * len(
+        SCHEMA
+    )
     arrays = [pa.array(column, type=field.type) for column, field in zip(columns, SCHEMA, strict=True)]
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_arrays(arrays, schema=SCHEMA), buffer, compression="zstd")

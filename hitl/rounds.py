@@ -268,7 +268,7 @@ def fit_reward(round: Round) -> dict[str, Any]:
     """Fit a reward model on all comparisons so far."""
     hub = round.hub
     hub.live.enter("fit", "Learning what people like")
-    return _work(round, "fit", drawn=_drawn(round), snapshot=_snapshot(round))
+    return _work(round, "fit", drawn=_drawn(round), probe=_probe(round), snapshot=_snapshot(round))
 
 
 def train_policy(round: Round) -> dict[str, Any]:
@@ -419,6 +419,13 @@ def _drawn(round: Round) -> list[dict[str, str]]:
         {"image_id": image.image_id, "prompt": texts[image.prompt_id], "seed": image.provenance["seed"]}
         for image in images
     ]
+
+
+def _probe(round: Round) -> list[dict[str, str]]:
+    """The first round's images, on which the rewards of all rounds can be compared."""
+    store = round.hub.store
+    texts = {prompt.prompt_id: prompt.text for prompt in store.prompts()}
+    return [{"image_id": image.image_id, "prompt": texts[image.prompt_id]} for image in store.images(1)]
 
 
 def _checkpoint(round: Round) -> str:

@@ -140,6 +140,12 @@ class Backbone:
         encoded = torch.cat([self.model.encode_text(part) for part in tokens.split(256)])
         return functional.normalize(encoded.float(), dim=-1)[[row[prompt] for prompt in prompts]]
 
+    def truncated(self, prompts: Sequence[str]) -> int:
+        """How many of the prompts are longer than the text tower reads: it sees their beginnings alone."""
+        length = self.tokenizer([""]).shape[1]
+        padding = self.tokenizer([""], context_length=length + 1)[0, -1]
+        return int((self.tokenizer(list(prompts), context_length=length + 1)[:, -1] != padding).sum())
+
     def features(
         self, images: UInt8[Tensor, "batch 3 h w"] | Float[Tensor, "batch 3 h w"], prompts: Sequence[str]
     ) -> Float[Tensor, "batch features"]:

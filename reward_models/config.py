@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from hitl.core.errors import ConfigError
 
-HEAD_NAMES = ("linear", "mlp")
+HEAD_NAMES = ("linear", "mlp", "ensemble", "imagereward")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,20 +18,30 @@ class RewardFitConfig:
     """The open_clip model that sees the images: `starter`, a folder, or an open_clip name such as ViT-L-14."""
     pretrained: str = ""
     """Tag of the weights for an open_clip name, such as `openai`. Empty for `starter` and for folders."""
-    heads: tuple[str, ...] = ("linear", "mlp")
-    """Heads to choose from by cross-validation: `linear`, `mlp`."""
+    heads: tuple[str, ...] = ("linear", "mlp", "ensemble")
+    """Heads to choose from by cross-validation: `linear`, `mlp`, `ensemble` (five networks), and `imagereward`, the
+    published recipe, to compare with."""
     mlp_from: int = 2000
-    """Comparisons below which the MLP is not tried: it loses to the linear head there and costs time."""
+    """Answers below which no network is tried: it loses to the linear head there and costs time."""
     l2: tuple[float, ...] = (10000.0, 3000.0, 1000.0, 300.0, 100.0, 30.0, 10.0)
     """Penalties of the linear head to choose from by cross-validation."""
     folds: int = 5
-    """Parts of the cross-validation. All comparisons of a prompt are in one part."""
+    """Parts of the cross-validation. All answers about a prompt are in one part."""
+    weigh_raters: bool = True
+    """Follow each rater as far as the others' answers bear theirs out. Off: all raters alike."""
+    replay: float = 1.0
+    """What a round's ratings count beside those of the next round. 1: all rounds alike; 0.5: half with every round."""
+    warm_start: bool = True
+    """A network begins from the previous round's, shrunk and mixed with a fresh start. The linear head has one optimum,
+    wherever it begins."""
+    pessimism: float = 0.0
+    """How many of its own standard deviations are taken off a score before training sees it."""
     batch_size: int = 64
     """Images per forward pass of the backbone. Lower it when memory runs out."""
     force: bool = False
     """Train on the reward model even when it cannot be told from chance."""
     seed: int = 0
-    """Seed of the MLP's weights and order of comparisons, and of the bootstrap."""
+    """Seed of the networks' weights and order of answers, and of the bootstrap."""
 
     def __post_init__(self) -> None:
         unknown = sorted({*self.heads} - {*HEAD_NAMES})
@@ -46,3 +56,7 @@ class RewardFitConfig:
             raise ConfigError(f"fit.folds is {self.folds}, but must be 2 or more.", hint="Use folds = 5.")
         if self.batch_size < 1:
             raise ConfigError(f"fit.batch_size is {self.batch_size}, but must be 1 or more.", hint="Use 64.")
+        if not 0 < self.replay <= 1:
+            raise ConfigError(f"fit.replay is {self.replay}, but must be above 0 and at most 1.", hint="Use 1.0.")
+        if not 0 <= self.pessimism < float("inf"):
+            raise ConfigError(f"fit.pessimism is {self.pessimism}, but must be 0 or more.", hint="Use 0.0 or 1.0.")

@@ -23,6 +23,10 @@ LoadImage = Callable[[str], np.ndarray]
 """Image id -> uint8 (h, w, 3)."""
 
 
+_WRITE_EVERY = 4096
+"""Images between writes: what a kill can cost of a long encoding."""
+
+
 class FeatureCache:
     """Features by content hash, in files below `folder/<backbone's fingerprint>/`.
 
@@ -38,8 +42,13 @@ class FeatureCache:
             for path in sorted(self._folder.glob("*.safetensors")):
                 self._read(path)
 
-    def images(self, image_ids: Sequence[str], load_image: LoadImage) -> Float[Tensor, "batch width"]:
-        """Features of these images. `load_image` is asked for those alone that are new.
+    def images(
+        self,
+        image_ids: Sequence[str],
+        load_image: LoadImage,
+        on_progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Float[Tensor, "batch width"]:
+        """Features of these images. `load_image` is asked for the new ones alone, and `on_progress` hears of them.
 
         Raises:
             WorkspaceError: an image is missing or cannot be read.
@@ -51,6 +60,10 @@ class FeatureCache:
             pictures = [_picture(each, load_image) for each in part]
             for picture, features in zip(part, self._encode(pictures), strict=True):
                 found[_image_key(picture)] = features
+            on_progress(min(start + self._backbone.chunk, len(new)), len(new))
+            if len(found) >= _WRITE_EVERY:
+                self._write(found)
+                found = {}
         self._write(found)
         return torch.from_numpy(np.stack([self._known[_image_key(each)] for each in image_ids]))
 

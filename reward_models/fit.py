@@ -1,9 +1,9 @@
-"""Fits a reward model on comparisons: features, choice of head by cross-validation, judgement, normalisation."""
+"""Fits a reward model on what people said: features, raters, choice of head by cross-validation, judgement, saving."""
 
 import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,79 +11,43 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors.torch import save
-from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
 from data.bootstrap import Interval
 from data.workspace import write_atomically
-from hitl.core.errors import RewardAtChance
+from reward_models.answers import (
+    Answer,
+    Compared,
+    Thing,
+    answers_from_rows,
+    compared,
+    groups,
+    require_preferences,
+    things_of,
+)
 from reward_models.backbone import Backbone, joint_features
-from reward_models.comparisons import Comparisons, from_rows, groups
+from reward_models.choice_model import ChoiceModel, losses_of_scores
+from reward_models.choices import Choices, as_choices
 from reward_models.config import RewardFitConfig
 from reward_models.features import FeatureCache, LoadImage
-from reward_models.heads.linear import LinearHead, fit_linear
+from reward_models.heads import Head
+from reward_models.heads.ensemble import EnsembleHead, fit_ensemble
+from reward_models.heads.imagereward import fit_imagereward
+from reward_models.heads.linear import LinearHead
 from reward_models.heads.mlp import MlpHead, fit_mlp
-from reward_models.intervals import FEW_CLUSTERS, LEAST_CLUSTERS, interval
+from reward_models.intervals import interval
+from reward_models.judgement import Pairs, ceiling, gain, is_right, judge, mistakes
+from reward_models.prognosis import ratings_needed
+from reward_models.reliability import Reliability, fit_reliability
+from reward_models.report import FitReport, Mistake, Point
+from reward_models.saved import FIT_FILE, HEAD_FILE, SavedHead, load_head
+from reward_models.selection import Candidate, Folds, Tried, best_l2, learning_curve, try_head, try_linear
+from reward_models.succession import against_previous, drift
 
-HEADS = {"linear": LinearHead, "mlp": MlpHead}
-HEAD_FILE, FIT_FILE = "head.safetensors", "fit.json"
-
-_INNER_FOLDS = 4
-_NESTED_UP_TO = 4000
-_LEAST_LOG_TIE = -6.0  # a tie in a held-out fold is surprising, not impossible, to a head that saw none
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """One head that was tried, and what it did on comparisons held out from it."""
-
-    head: str
-    l2: float | None
-    """Penalty that cross-validation over all comparisons chose; None for a head without one."""
-    log_loss: float
-    """Mean negative log-likelihood of the held-out outcomes, ties included. The lowest is chosen."""
-    accuracy: float
-    by_l2: dict[str, float]
-    """Held-out log loss of each penalty tried."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FitReport:
-    """What was fitted, on what, and how far it can be trusted. Accuracies are on held-out comparisons that prefer a
-    side; equal scores count as half right.
-    """
-
-    head: str
-    backbone: str
-    pretrained: str | None
-    fingerprint: str
-    snapshot_sha: str
-    comparisons: int
-    decided: int
-    ties: int
-    prompts: int
-    raters: int
-    images: int
-    held_out_by: str
-    """`prompt`, or `images` when there is one prompt."""
-    accuracy: Interval
-    zero_shot: Interval
-    """Of the backbone's zero-shot CLIP score, on the same comparisons."""
-    gain: Interval
-    """Accuracy minus that of zero-shot CLIP, comparison by comparison."""
-    candidates: tuple[Candidate, ...]
-    side_bias: float
-    """Log-odds by which raters preferred the left image, other things equal."""
-    mean: float
-    std: float
-    """Of the raw scores on the reference images; a score is (raw - mean) / std, comparable within a prompt only."""
-
-    @property
-    def is_better_than_chance(self) -> bool:
-        return self.accuracy.clusters >= LEAST_CLUSTERS and self.accuracy.low > 0.5
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"is_better_than_chance": self.is_better_than_chance}
+_SHARES = (0.125, 0.25, 0.5)
+"""Of the answers, for the learning curve; the whole is what is judged anyway."""
+_WHOLE_GRID_UP_TO = 20_000
+"""Answers up to which the learning curve chooses its penalty at each point."""
 
 
 def load_backbone(config: RewardFitConfig, device: str | torch.device = "cpu") -> Backbone:
@@ -97,182 +61,243 @@ def fit_reward(
     cache_dir: Path,
     folder: Path,
     *,
-    reference_images: Sequence[tuple[str, str]] = (),
+    reference_images: Sequence[Thing] = (),
+    probe: Sequence[Thing] = (),
+    previous: Path | None = None,
     snapshot_sha: str = "",
     device: str | torch.device = "cpu",
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> FitReport:
     """Fit, judge and save a reward model: `head.safetensors` and, last, `fit.json` in `folder`.
 
-    `rows` are those of a snapshot. `reference_images` are the (image id, prompt) pairs of the round's draw, on which
-    scores get mean 0 and standard deviation 1; without any, the rated images serve. Equal rows give equal files.
+    `rows` are those of a snapshot. `reference_images` are the round's draw, on which scores get mean 0 and standard
+    deviation 1; without any, the rated images serve. `previous` is the folder of the round before's model, and `probe`
+    the images on which the two are compared. `on_progress` hears of the images that the backbone has seen. Equal
+    arguments give equal files.
+
+    Raises:
+        NotEnoughRatings: nobody preferred an image, or nothing can be held out.
+        WorkspaceError: an image is missing or cannot be read.
     """
-    comparisons = from_rows(rows)
-    group, held_out_by = groups(comparisons)
+    answers = answers_from_rows(rows)
+    things = things_of(answers)
+    pairs = compared(answers, things)
+    require_preferences(answers, pairs)
+    group, held_out_by = groups(answers, things)
     backbone = load_backbone(config, device)
     cache = FeatureCache(cache_dir, backbone)
-    features = _features(cache, comparisons.things, load_image)
+    cache.images(sorted({image for image, _ in (*things, *reference_images, *probe)}), load_image, on_progress)
+    features = _features(cache, things, load_image)
 
-    tried = [_try(head, features, comparisons, group, config) for head in _heads_for(config, len(comparisons))]
-    candidate, held_out = min(tried, key=lambda each: each[0].log_loss)
-    head = _fit(candidate.head, features, comparisons, candidate.l2, config)
+    data = _Data.of(answers, things, features, group, config)
+    tried = [_try(head, data, config) for head in _heads_for(config, len(answers))]
+    best = min(tried, key=lambda each: each.candidate.log_loss)
+    earlier = load_head(previous, backbone.fingerprint) if previous is not None else None
+    head, side_bias = _fit(best.candidate, data, config, earlier.head if earlier and config.warm_start else None)
 
     reference = _features(cache, sorted(reference_images), load_image) if reference_images else features
+    head = head.centred_on(reference)
     with torch.no_grad():
-        raw = head.score(reference).double()
+        raw, deviation = (each.double() for each in head.predict(reference))
     mean, std = raw.mean().item(), raw.std(correction=0).item()
+    std = std if std > 1e-8 else 1.0  # a constant reward stays constant instead of becoming noise
 
-    decided = comparisons.outcome != 0
-    clusters = group[decided]
-    right = _is_right(held_out, comparisons.outcome)[decided]
-    clip_score = features[:, 0].double().numpy()
-    clip_difference = clip_score[comparisons.first] - clip_score[comparisons.second]
-    zero_shot = _is_right(clip_difference, comparisons.outcome)[decided]
+    now = SavedHead(head=head, fit={"mean": mean, "std": std})
+    probe = sorted(set(probe))
+
+    judged = _judged_pairs(answers, pairs, data)
+    ours, zero_shot = (_difference(each, pairs) for each in (best.scores, features[:, 0].double().numpy()))
+    judgement = judge(judged, ours, seed=config.seed)
+    zero_shot_judgement = judge(judged, zero_shot, seed=config.seed)
+    curve = _curve(data, judged, pairs, judgement.accuracy, config)
+    decided = int((pairs.outcome != 0).sum())
+    forms = Counter(answer.form for answer in answers)
     report = FitReport(
-        head=candidate.head,
+        head=best.candidate.head,
         backbone=backbone.name,
         pretrained=backbone.pretrained,
         fingerprint=backbone.fingerprint,
         snapshot_sha=snapshot_sha,
-        comparisons=len(comparisons),
-        decided=int(decided.sum()),
-        ties=int((~decided).sum()),
-        prompts=len(set(comparisons.prompts)),
-        raters=len({row["rater_id"] for row in rows}),
-        images=len(comparisons.things),
+        answers={f"{form}s": forms[form] for form in ("pair", "ranking", "grade", "label")}
+        | {"both_bad": sum(answer.both_bad for answer in answers)},
+        comparisons=len(pairs),
+        decided=decided,
+        ties=len(pairs) - decided,
+        prompts=len({answer.prompt for answer in answers}),
+        raters=len({answer.rater for answer in answers}),
+        images=len(things),
+        rounds=len({answer.round for answer in answers}),
+        truncated=backbone.truncated(sorted({prompt for _, prompt in things})),
         held_out_by=held_out_by,
-        accuracy=interval(right, clusters, seed=config.seed),
-        zero_shot=interval(zero_shot, clusters, seed=config.seed),
-        gain=interval(right - zero_shot, clusters, seed=config.seed),
-        candidates=tuple(each for each, _ in tried),
-        side_bias=head.side_bias,
+        accuracy=judgement.accuracy,
+        zero_shot=zero_shot_judgement.accuracy,
+        gain=gain(judged, ours, zero_shot, seed=config.seed),
+        judgement=judgement,
+        zero_shot_judgement=zero_shot_judgement,
+        ceiling=ceiling(judged, ours, seed=config.seed),
+        previous=against_previous(earlier, answers, pairs, judged, ours, features, seed=config.seed),
+        raters_fitted=data.reliability.raters,
+        form_slopes=data.reliability.form_slopes,
+        learning_curve=tuple(curve),
+        needed=ratings_needed(
+            [(point.comparisons, point.accuracy.mean, point.accuracy.n) for point in curve],
+            judgement.accuracy,
+            len(pairs),
+        ),
+        mistakes=_mistakes(answers, things, pairs, judged, ours),
+        drift=drift(earlier, now, probe, _features(cache, probe, load_image), seed=config.seed) if probe else None,
+        candidates=tuple(each.candidate for each in tried),
+        side_bias=side_bias,
         mean=mean,
-        std=std if std > 1e-8 else 1.0,  # a constant reward stays constant instead of becoming noise
+        std=std,
+        typical_deviation=deviation.median().item() / std,
     )
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.contiguous() for name, value in head.tensors().items()}
     write_atomically(folder / HEAD_FILE, save(tensors))
-    write_atomically(folder / FIT_FILE, (json.dumps(report.to_dict(), indent=2, sort_keys=True) + "\n").encode())
+    text = json.dumps(report.to_dict(), indent=2, sort_keys=True, allow_nan=False)
+    write_atomically(folder / FIT_FILE, f"{text}\n".encode())
     return report
 
 
-def require_better_than_chance(report: FitReport, forced: bool = False) -> None:
-    """Refuse a reward model whose held-out accuracy cannot be told from a coin, unless `forced`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Data:
+    """What every head is fitted on."""
 
-    Raises:
-        RewardAtChance: the interval of the accuracy includes one half, or rests on too few prompts.
-    """
-    if forced or report.is_better_than_chance:
-        return
-    accuracy = report.accuracy
-    seen = f"The reward model is right on {accuracy.mean:.1%} of {accuracy.n} held-out comparisons"
-    unit = "prompts" if report.held_out_by == "prompt" else "sets of images of the one prompt"
-    regardless = "or train on it regardless with `--set fit.force=true`."
-    if accuracy.clusters < LEAST_CLUSTERS:
-        raise RewardAtChance(
-            f"{seen}, but those are of {accuracy.clusters} {unit}, and at least {LEAST_CLUSTERS} are needed to tell it "
-            "from a coin.",
-            hint=f"Collect ratings of more {unit}, {regardless}",
-        )
-    more = "Collect more ratings"
-    if accuracy.mean > 0.5:
-        needed = accuracy.n * ((accuracy.mean - accuracy.low) / (accuracy.mean - 0.5)) ** 2
-        more += f" (about {math.ceil(needed / 10) * 10} in all would probably settle it)"
-    if accuracy.clusters < FEW_CLUSTERS:
-        more += f", best of more than these {accuracy.clusters} {unit}"
-    raise RewardAtChance(
-        f"{seen} (95 % interval {max(accuracy.low, 0):.1%} to {min(accuracy.high, 1):.1%}): it cannot be told from a "
-        "coin.",
-        hint=f"{more}, {regardless}",
-    )
+    features: Float[Tensor, "things features"]
+    group: np.ndarray
+    model: ChoiceModel
+    """Of the choices, with each rater's slope."""
+    folds: Folds
+    weights: Float[np.ndarray, "choices"]
+    reliability: Reliability
+
+    @property
+    def choices(self) -> Choices:
+        return self.model.choices
+
+    @classmethod
+    def of(
+        cls,
+        answers: Sequence[Answer],
+        things: Sequence[Thing],
+        features: Float[Tensor, "things features"],
+        group: np.ndarray,
+        config: RewardFitConfig,
+    ) -> "_Data":
+        choices = as_choices(answers, things)
+        newest = max(answer.round for answer in answers)
+        weights = np.array([config.replay ** (newest - answers[each].round) for each in choices.answer])
+        folds = Folds.of(choices, group, config.folds)
+        model = ChoiceModel(features.numpy(), choices)
+        l2 = best_l2(model, folds, config.l2, weights)
+        reliability = fit_reliability(model, answers, l2, weights)
+        if config.weigh_raters:
+            model = model.with_slopes(reliability.slope)
+        return cls(features=features, group=group, model=model, folds=folds, weights=weights, reliability=reliability)
 
 
-def _heads_for(config: RewardFitConfig, comparisons: int) -> list[str]:
-    heads = [head for head in config.heads if head != "mlp" or comparisons >= config.mlp_from]
+def _heads_for(config: RewardFitConfig, answers: int) -> list[str]:
+    heads = [head for head in config.heads if head == "linear" or answers >= config.mlp_from]
     return heads or list(config.heads)
 
 
-def _features(
-    cache: FeatureCache, things: Sequence[tuple[str, str]], load_image: LoadImage
-) -> Float[Tensor, "things features"]:
+def _features(cache: FeatureCache, things: Sequence[Thing], load_image: LoadImage) -> Float[Tensor, "things features"]:
     image = cache.images([image_id for image_id, _ in things], load_image)
     return joint_features(image, cache.texts([prompt for _, prompt in things]))
 
 
-def _try(
-    head: str, features: Tensor, comparisons: Comparisons, group: np.ndarray, config: RewardFitConfig
-) -> tuple[Candidate, Float[np.ndarray, "comparisons"]]:
-    """A head's evidence and its held-out differences of scores. Where there are few comparisons the penalty is chosen
-    anew inside each part, so that the choice has not seen what it is judged on.
-    """
-    by_l2 = _log_loss_by_l2(features, comparisons, group, config, config.folds) if head == "linear" else {}
-    best = min(by_l2, key=by_l2.__getitem__) if by_l2 else None
-    difference = np.empty(len(comparisons))
-    losses = np.empty(len(comparisons))
-    for fitted_on, judged_on in _splits(group, config.folds):
-        train = comparisons.take(fitted_on)
-        l2 = best
-        if best is not None and len(config.l2) > 1 and len(comparisons) <= _NESTED_UP_TO:
-            inner = _log_loss_by_l2(features, train, group[fitted_on], config, _INNER_FOLDS)
-            # One group inside tells nothing, and `best` has seen what is judged here: the strongest penalty has not.
-            l2 = min(inner, key=inner.__getitem__) if inner else max(config.l2)
-        model = _fit(head, features, train, l2, config)
-        difference[judged_on], losses[judged_on] = _judge(model, features, comparisons.take(judged_on))
-    decided = comparisons.outcome != 0
-    candidate = Candidate(
-        head=head,
-        l2=best,
-        log_loss=float(losses.mean()),
-        accuracy=float(_is_right(difference, comparisons.outcome)[decided].mean()),
-        by_l2={f"{l2:g}": loss for l2, loss in by_l2.items()},
+def _try(head: str, data: _Data, config: RewardFitConfig) -> Tried:
+    if head == "linear":
+        return try_linear(data.model, data.folds, data.group, config.l2, data.weights)
+
+    def fit(weights: Float[np.ndarray, "choices"]) -> Float[np.ndarray, "things"]:
+        network = _fit_network(head, data, weights, config, None)
+        with torch.no_grad():
+            return network.predict(data.features)[0].double().numpy()
+
+    return try_head(head, fit, data.choices, data.folds, data.weights)
+
+
+def _fit(candidate: Candidate, data: _Data, config: RewardFitConfig, start: Head | None) -> tuple[Head, float]:
+    """The chosen head on all answers, and the side bias beside it."""
+    if candidate.l2 is not None:
+        fits = data.model.fit(np.array([candidate.l2]), data.weights[:, None], tolerance=1e-3)
+        posterior = data.model.posterior(candidate.l2, data.weights, fits)
+        return LinearHead.of(posterior), _side_bias(data.choices, posterior.extras)
+    network = _fit_network(candidate.head, data, data.weights, config, start)
+    with torch.no_grad():
+        scores = network.predict(data.features)[0].double().numpy()
+    return network, _side_bias(data.choices, losses_of_scores(data.choices, scores, data.weights)[1])
+
+
+def _fit_network(
+    head: str, data: _Data, weights: Float[np.ndarray, "choices"], config: RewardFitConfig, start: Head | None
+) -> MlpHead | EnsembleHead:
+    if head == "imagereward":
+        return fit_imagereward(data.features, data.choices, seed=config.seed, weights=weights)
+    if head == "ensemble":
+        members = start.members if isinstance(start, EnsembleHead) else None
+        return fit_ensemble(data.features, data.choices, seed=config.seed, weights=weights, start=members)
+    earlier = start if isinstance(start, MlpHead) and not start.is_linear else None
+    return fit_mlp(data.features, data.choices, seed=config.seed, weights=weights, start=earlier)
+
+
+def _side_bias(choices: Choices, extras: Float[np.ndarray, "extras"]) -> float:
+    return float(extras[choices.extra_names.index("side")]) if "side" in choices.extra_names else 0.0
+
+
+def _difference(scores: Float[np.ndarray, "things"], pairs: Compared) -> Float[np.ndarray, "pairs"]:
+    return scores[pairs.first] - scores[pairs.second]
+
+
+def _judged_pairs(answers: Sequence[Answer], pairs: Compared, data: _Data) -> Pairs:
+    return Pairs(
+        first=pairs.first,
+        second=pairs.second,
+        outcome=pairs.outcome,
+        cluster=data.group[pairs.first],
+        fold=data.folds.of_thing[pairs.first],
+        rater=np.array([answers[each].rater for each in pairs.answer]),
+        task=np.array([answers[each].task for each in pairs.answer]),
     )
-    return candidate, difference
 
 
-def _log_loss_by_l2(
-    features: Tensor, comparisons: Comparisons, group: np.ndarray, config: RewardFitConfig, folds: int
-) -> dict[float, float]:
-    """Held-out log loss of each penalty, the strongest first; empty when there is one group only."""
-    if len(np.unique(group)) < 2:
-        return {}
-    splits = list(_splits(group, folds))
-    table: dict[float, float] = {}
-    for l2 in sorted(config.l2, reverse=True):
-        losses = [
-            _judge(fit_linear(features, comparisons.take(fitted_on), l2=l2), features, comparisons.take(judged_on))[1]
-            for fitted_on, judged_on in splits
-        ]
-        table[l2] = float(np.concatenate(losses).mean())
-    return table
+def _curve(data: _Data, judged: Pairs, pairs: Compared, accuracy: Interval, config: RewardFitConfig) -> list[Point]:
+    choices, folds = data.choices, data.folds
+    if folds.count < 2:
+        return []
+    grid = config.l2 if len(choices) <= _WHOLE_GRID_UP_TO else (best_l2(data.model, folds, config.l2, data.weights),)
+    decided, fitted_on = pairs.outcome != 0, 1 - 1 / folds.count
+    points = []
+    for share, scores in zip(
+        _SHARES, learning_curve(data.model, folds, grid, data.weights, _SHARES, seed=config.seed), strict=True
+    ):
+        right = is_right(_difference(scores, pairs), pairs.outcome)[decided]
+        found = interval(right, judged.cluster[decided], seed=config.seed)
+        points.append(Point(comparisons=round(len(pairs) * share * fitted_on), accuracy=found))
+    return [*points, Point(comparisons=round(len(pairs) * fitted_on), accuracy=accuracy)]
 
 
-def _splits(group: np.ndarray, folds: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    splitter = GroupKFold(min(folds, len(np.unique(group))))
-    return list(splitter.split(group, groups=group))
-
-
-def _fit(
-    head: str, features: Tensor, comparisons: Comparisons, l2: float | None, config: RewardFitConfig
-) -> LinearHead | MlpHead:
-    if head == "mlp":
-        return fit_mlp(features, comparisons, seed=config.seed)
-    assert l2 is not None
-    return fit_linear(features, comparisons, l2=l2)
-
-
-@torch.no_grad()
-def _judge(
-    head: LinearHead | MlpHead, features: Tensor, comparisons: Comparisons
-) -> tuple[Float[np.ndarray, "comparisons"], Float[np.ndarray, "comparisons"]]:
-    """Differences of scores, and the negative log-likelihood of each outcome given the head's side bias and ties."""
-    score = head.score(features).double().numpy()
-    difference = score[comparisons.first] - score[comparisons.second]
-    half = (difference + head.side_bias * comparisons.side) / 2
-    logits = np.stack([half, -half, np.full_like(half, max(head.log_tie, _LEAST_LOG_TIE))])
-    log_total = np.logaddexp.reduce(logits, axis=0)
-    chosen = np.where(comparisons.outcome == 0, 2, np.where(comparisons.outcome == 1, 0, 1))
-    return difference, log_total - logits[chosen, np.arange(len(half))]
-
-
-def _is_right(difference: np.ndarray, outcome: np.ndarray) -> Float[np.ndarray, "comparisons"]:
-    """1 where the sign agrees, 1/2 where the scores are equal."""
-    return 0.5 + 0.5 * np.sign(difference) * outcome
+def _mistakes(
+    answers: Sequence[Answer],
+    things: Sequence[Thing],
+    pairs: Compared,
+    judged: Pairs,
+    difference: Float[np.ndarray, "pairs"],
+) -> tuple[Mistake, ...]:
+    found = []
+    for row, probability in mistakes(judged, difference):
+        preferred, other = things[pairs.first[row]], things[pairs.second[row]]
+        if pairs.outcome[row] < 0:
+            preferred, other = other, preferred
+        found.append(
+            Mistake(
+                prompt=preferred[1],
+                preferred=preferred[0],
+                other=other[0],
+                probability=probability,
+                rater=answers[pairs.answer[row]].rater,
+            )
+        )
+    return tuple(found)

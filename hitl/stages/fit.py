@@ -1,11 +1,12 @@
-"""Fit: a reward model on all comparisons so far, from the round's snapshot."""
+"""Fit: a reward model on all answers so far, from the round's snapshot."""
 
 import numpy as np
 
 from data.workspace import Workspace
 from hitl.stages.stage import Desk, Stage, read_images
-from reward_models.comparisons import read_snapshot
-from reward_models.fit import fit_reward, require_better_than_chance
+from reward_models.answers import read_snapshot
+from reward_models.fit import fit_reward
+from reward_models.report import require_better_than_chance
 from rl.algorithms.best_of_n import BestOfN
 from rl.algorithms.contract import Preference
 from rl.algorithms.make import make_algorithm
@@ -13,21 +14,28 @@ from rl.algorithms.make import make_algorithm
 
 def run(stage: Stage, desk: Desk) -> None:
     """Fit, save under `fit/reward`, and refuse a model at chance, unless `fit.force` or nothing is trained on it."""
-    snapshot = stage.workspace.round_dir(stage.round) / "snapshot.parquet"
+    workspace = stage.workspace
     report = fit_reward(
-        read_snapshot(snapshot),
-        lambda image_id: _read_image(stage.workspace, image_id),
+        read_snapshot(workspace.round_dir(stage.round) / "snapshot.parquet"),
+        lambda image_id: _read_image(workspace, image_id),
         stage.config.fit,
-        stage.workspace.root / "cache" / "features",
+        workspace.root / "cache" / "features",
         stage.folder / "reward",
-        reference_images=[(row["image_id"], row["prompt"]) for row in stage.inputs["drawn"]],
+        reference_images=_things(stage.inputs["drawn"]),
+        probe=_things(stage.inputs["probe"]),
+        previous=workspace.stage_dir(stage.round - 1, "fit") / "reward" if stage.round > 1 else None,
         snapshot_sha=stage.inputs["snapshot"],
         device=desk.device(stage.config),
+        on_progress=lambda done, total: stage.report(done, total),
     )
     algorithm = make_algorithm(stage.config.train.algorithm, stage.config.algorithm)
     is_trained_on = not isinstance(algorithm, Preference | BestOfN)
     require_better_than_chance(report, stage.config.fit.force or not is_trained_on)
     stage.finish({"report": report.to_dict()})
+
+
+def _things(drawn: list[dict[str, str]]) -> list[tuple[str, str]]:
+    return [(row["image_id"], row["prompt"]) for row in drawn]
 
 
 def _read_image(workspace: Workspace, image_id: str) -> np.ndarray:

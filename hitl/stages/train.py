@@ -10,7 +10,7 @@ from data.workspace import write_atomically
 from hitl.core.errors import NotEnoughRatings
 from hitl.stages.model_card import model_card
 from hitl.stages.stage import Desk, Stage, read_images
-from reward_models.comparisons import OUTCOMES, read_snapshot
+from reward_models.answers import answers_from_rows, compared, read_snapshot, things_of
 from reward_models.rewards.clip_head import ClipHead
 from rl.algorithms.best_of_n import BestOfN
 from rl.algorithms.contract import Preference
@@ -34,11 +34,11 @@ def run(stage: Stage, desk: Desk) -> None:
         stage.report(epoch, config.train.epochs, **metrics)
 
     if isinstance(algorithm, Preference):
-        compared, traces = comparisons_of(stage, family, algorithm, start_from)
+        pairs, traces = comparisons_of(stage, family, algorithm, start_from)
         train_on_comparisons(
             family,
             algorithm,
-            compared,
+            pairs,
             traces,
             config.train,
             config.sample,
@@ -52,6 +52,7 @@ def run(stage: Stage, desk: Desk) -> None:
             stage.workspace.stage_dir(stage.round, "fit") / "reward",
             device=desk.device(config),
             chunk=config.fit.batch_size,
+            pessimism=config.fit.pessimism,
         )
         prompts = stage.inputs["prompts"]
         train(
@@ -106,32 +107,32 @@ def comparisons_of(
         NotEnoughRatings: there are none.
     """
     rows = read_snapshot(stage.workspace.round_dir(stage.round) / "snapshot.parquet")
-    rows = [row for row in rows if row["image_a"] != row["image_b"]]
     if algorithm.learns_from_steps:
         rows = [row for row in rows if row["round"] == stage.round]
-    if not rows:
+    answers = answers_from_rows(rows)
+    things = things_of(answers)
+    pairs = compared(answers, things)
+    if not len(pairs):
         raise NotEnoughRatings("There are no comparisons to learn from.", hint="Rate pairs of this round's images.")
-    things = sorted({(row[side], row["prompt"]) for row in rows for side in ("image_a", "image_b")})
-    index = {thing: number for number, thing in enumerate(things)}
-    compared = Comparisons(
+    found = Comparisons(
         images=read_images(stage.workspace, [image_id for image_id, _ in things]),
         prompts=[prompt for _, prompt in things],
-        first=torch.tensor([index[row["image_a"], row["prompt"]] for row in rows]),
-        second=torch.tensor([index[row["image_b"], row["prompt"]] for row in rows]),
-        outcome=torch.tensor([OUTCOMES[row["outcome"]] for row in rows]),
+        first=torch.from_numpy(pairs.first),
+        second=torch.from_numpy(pairs.second),
+        outcome=torch.from_numpy(pairs.outcome),
     )
     if not algorithm.learns_from_steps:
-        return compared, None
+        return found, None
     config = stage.config
     seeds = {(row["image_id"], row["prompt"]): row["seed"] for row in stage.inputs["drawn"]}
     if start_from is not None:
         family.load_policy(start_from)
     traces = retrace(
         family,
-        compared,
+        found,
         family.process.schedule(config.draw.steps, eta=config.sample.eta, window=config.draw.window),
         guidance=config.sample.guidance,
         seeds=[tuple(seeds[thing].split("/")) for thing in things],
         batch_size=config.draw.batch_size,
     )
-    return compared, traces
+    return found, traces

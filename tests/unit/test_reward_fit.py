@@ -15,20 +15,14 @@ from scipy.stats import ttest_1samp
 
 from data.bootstrap import Interval, cluster_interval
 from hitl.core.errors import ConfigError, ModelLoadError, NotEnoughRatings, RewardAtChance, StoreError, WorkspaceError
-from reward_models.comparisons import Comparisons, from_rows, groups, read_snapshot
-from reward_models.fit import (
-    FIT_FILE,
-    HEAD_FILE,
-    FitReport,
-    RewardFitConfig,
-    _try,
-    fit_reward,
-    interval,
-    require_better_than_chance,
-)
-from reward_models.heads.linear import fit_linear
+from reward_models.answers import answers_from_rows, compared, groups, read_snapshot, require_preferences, things_of
+from reward_models.config import RewardFitConfig
+from reward_models.fit import fit_reward
+from reward_models.intervals import interval
 from reward_models.pretrain import ClipPretrainConfig, pretrain
+from reward_models.report import FitReport, require_better_than_chance
 from reward_models.rewards.clip_head import ClipHead
+from reward_models.saved import FIT_FILE, HEAD_FILE
 
 PROMPTS = tuple(f"{number} {colour} stars" for number in ("two", "three") for colour in ("red", "blue", "green"))
 
@@ -189,31 +183,10 @@ def test_too_few_prompts_are_refused_for_that_reason_however_well_they_go(clip, 
     require_better_than_chance(with_accuracy(report, Interval(0.8, 0.6, 1.0, 54, 5)))
 
 
-def test_inside_one_prompt_the_strongest_penalty_is_taken(monkeypatch):
-    """With two prompts each part is fitted on one: the penalty that both together chose has seen what is judged."""
-    features = torch.randn((40, 5), generator=torch.Generator().manual_seed(0))
-    liked = features[:, 1].numpy()
-    first, second = np.random.default_rng(0).integers(20, size=(2, 200)) + np.repeat([0, 20], 100)
-    prompts = [PROMPTS[number] for number in np.repeat([0, 1], 100)]
-    outcome, side = np.where(liked[first] > liked[second], 1, -1), np.ones(200, int)
-    comparisons = Comparisons([(f"{n:02}", PROMPTS[n // 20]) for n in range(40)], first, second, outcome, side, prompts)
-    taken: list[float] = []
-
-    def fit(features, comparisons, *, l2):
-        taken.append(l2)
-        return fit_linear(features, comparisons, l2=l2)
-
-    monkeypatch.setattr("reward_models.fit.fit_linear", fit)
-    config = RewardFitConfig(l2=(10_000.0, 0.1))
-    candidate, _ = _try("linear", features, comparisons, np.repeat([0, 1], 100), config)
-    assert candidate.l2 == 0.1
-    assert taken[-2:] == [10_000.0, 10_000.0]
-
-
 def test_the_mlp_is_tried_from_the_number_of_comparisons_on(clip, tmp_path):
     rows = make_rows(PROMPTS[:3], per_prompt=20)
     report = fit_reward(rows, picture, config_for(clip, mlp_from=60, folds=2), tmp_path / "cache", tmp_path / "reward")
-    assert [candidate.head for candidate in report.candidates] == ["linear", "mlp"]
+    assert [candidate.head for candidate in report.candidates] == ["linear", "mlp", "ensemble"]
     best = min(report.candidates, key=lambda candidate: candidate.log_loss)
     assert report.head == best.head
     ClipHead.load(tmp_path / "reward")
@@ -223,25 +196,29 @@ def test_one_prompt_is_judged_by_images_that_share_no_comparison():
     rows = make_rows(PROMPTS[:1], per_prompt=1)
     rows = [rows[0] | {"image_a": f"{n}a", "image_b": f"{n}b", "outcome": "a"} for n in range(6)]
     rows.append(rows[0] | {"image_a": "0a", "image_b": "1b"})
-    group, by = groups(from_rows(rows))
+    answers = answers_from_rows(rows)
+    things = things_of(answers)
+    group, by = groups(answers, things)
     assert by == "images"
-    assert group[0] == group[1] == group[6]
-    assert len(set(group.tolist())) == 5
+    group = dict(zip([image for image, _ in things], group.tolist(), strict=True))
+    assert group["0a"] == group["0b"] == group["1a"] == group["1b"]
+    assert len(set(group.values())) == 5
 
 
 def test_what_cannot_be_fitted_says_so():
     row = make_rows(PROMPTS[:1], per_prompt=1)[0]
-    with pytest.raises(NotEnoughRatings, match="0 comparisons"):
-        from_rows([])
-    with pytest.raises(NotEnoughRatings, match="none of them prefers"):
-        from_rows([row | {"outcome": "tie"}])
+    for rows, words in (([], "0 answers"), ([row | {"outcome": "tie"}], "none of them prefers")):
+        answers = answers_from_rows(rows)
+        with pytest.raises(NotEnoughRatings, match=words):
+            require_preferences(answers, compared(answers, things_of(answers)))
+    one = answers_from_rows([row | {"outcome": "a"}])
     with pytest.raises(NotEnoughRatings, match="hang together"):
-        groups(from_rows([row | {"outcome": "a"}]))
+        groups(one, things_of(one))
 
 
 def test_an_image_against_itself_is_left_out():
     row = make_rows(PROMPTS[:1], per_prompt=1)[0] | {"outcome": "b"}
-    assert len(from_rows([row, row | {"image_a": row["image_b"]}])) == 1
+    assert len(answers_from_rows([row, row | {"image_a": row["image_b"]}])) == 1
 
 
 def test_a_missing_image_is_named(clip, tmp_path):
@@ -266,7 +243,7 @@ def test_a_model_of_another_backbone_is_refused(clip, tmp_path):
 def test_a_snapshot_is_read_by_its_columns(tmp_path):
     rows = make_rows(per_prompt=2)
     pq.write_table(pa.Table.from_pylist([row | {"task": "count"} for row in rows]), tmp_path / "snapshot.parquet")
-    assert read_snapshot(tmp_path / "snapshot.parquet") == rows
+    assert read_snapshot(tmp_path / "snapshot.parquet") == [row | {"task": "count"} for row in rows]
     (tmp_path / "snapshot.parquet").write_bytes(b"PAR1")
     with pytest.raises(StoreError, match="cannot be read"):
         read_snapshot(tmp_path / "snapshot.parquet")
@@ -280,12 +257,15 @@ def test_settings_that_cannot_be_used_are_named(wrong):
         RewardFitConfig(**wrong)
 
 
-def test_the_refusal_estimates_how_many_ratings_settle_it(clip, tmp_path):
-    """From 0.55 with a half-width of 0.1, the interval is clear of 0.5 at four times the comparisons: 400."""
+def test_the_refusal_says_how_many_more_would_settle_it(clip, tmp_path):
     rows = make_rows(noise=float("inf"), per_prompt=6)
     report = fit_reward(rows, picture, config_for(clip), tmp_path / "cache", tmp_path / "reward")
+    report = dataclasses.replace(report, comparisons=100, needed=400)
     for clusters, is_few in ((6, True), (20, False)):
         with pytest.raises(RewardAtChance) as refusal:
             require_better_than_chance(with_accuracy(report, Interval(0.55, 0.45, 0.65, 100, clusters)))
-        assert "about 400 in all" in refusal.value.hint
+        assert "about 300 comparisons more, 400 in all, would probably settle it" in refusal.value.hint
         assert ("best of more than these 6 prompts" in refusal.value.hint) == is_few
+    with pytest.raises(RewardAtChance) as refusal:
+        require_better_than_chance(with_accuracy(report, Interval(0.45, 0.35, 0.55, 100, 20), needed=None))
+    assert "in all" not in refusal.value.hint

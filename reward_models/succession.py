@@ -1,0 +1,103 @@
+"""This round's reward model beside the previous round's: on the newest ratings, and on images that never change."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from scipy.stats import rankdata
+from torch import Tensor
+
+from data.bootstrap import Interval
+from reward_models.answers import Answer, Compared, Thing
+from reward_models.intervals import interval
+from reward_models.judgement import Pairs, gain, is_right
+from reward_models.saved import SavedHead
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Previous:
+    """The previous round's model on the newest round's comparisons, none of which it had seen.
+
+    It knows the prompts, where it saw them in earlier rounds; ours is held out from them.
+    """
+
+    round: int
+    pairs: int
+    accuracy: Interval
+    gain: Interval
+    """Our accuracy minus its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """How this round's scores of a fixed set of images differ from the previous round's."""
+
+    images: int
+    agreement: Interval
+    """Rank correlation inside a prompt, over prompts."""
+    shift: float
+    """Root mean square of the change, in standard deviations of a score, each prompt's mean taken off."""
+
+
+def against_previous(
+    earlier: SavedHead | None,
+    answers: Sequence[Answer],
+    pairs: Compared,
+    judged: Pairs,
+    ours: Float[np.ndarray, "pairs"],
+    features: Float[Tensor, "things features"],
+    *,
+    seed: int,
+) -> Previous | None:
+    rounds = np.array([answers[each].round for each in pairs.answer])
+    newest = rounds == rounds.max()
+    if earlier is None or newest.all() or not (pairs.outcome[newest] != 0).any():
+        return None
+    theirs = _difference(earlier, features, pairs)[newest]
+    part = judged.take(newest)
+    decided = part.outcome != 0
+    right = is_right(theirs[decided], part.outcome[decided])
+    return Previous(
+        round=int(rounds[~newest].max()),
+        pairs=int(newest.sum()),
+        accuracy=interval(right, part.cluster[decided], seed=seed),
+        gain=gain(part, ours[newest], theirs, seed=seed),
+    )
+
+
+def drift(
+    earlier: SavedHead | None,
+    now: SavedHead,
+    probe: Sequence[Thing],
+    features: Float[Tensor, "things features"],
+    *,
+    seed: int,
+) -> Drift | None:
+    """Where there is an earlier model, and a prompt with three images to put in an order."""
+    _, prompt = np.unique([text for _, text in probe], return_inverse=True)
+    several = [number for number, count in enumerate(np.bincount(prompt)) if count > 2] if probe else []
+    if earlier is None or not several:
+        return None
+    before, after = earlier.scores(features), now.scores(features)
+    means = (np.bincount(prompt, weights=each) / np.bincount(prompt) for each in (before, after))
+    before, after = (each - mean[prompt] for each, mean in zip((before, after), means, strict=True))
+    agreement = [_rank_correlation(before[prompt == each], after[prompt == each]) for each in several]
+    return Drift(
+        images=len(probe),
+        agreement=interval(np.array(agreement), np.array(several), seed=seed),
+        shift=float(np.sqrt(np.mean((after - before) ** 2))),
+    )
+
+
+def _difference(
+    earlier: SavedHead, features: Float[Tensor, "things features"], pairs: Compared
+) -> Float[np.ndarray, "pairs"]:
+    scores = earlier.scores(features)
+    return scores[pairs.first] - scores[pairs.second]
+
+
+def _rank_correlation(one: Float[np.ndarray, "n"], other: Float[np.ndarray, "n"]) -> float:
+    """Spearman's; where scores are all equal, 1 when the others are too, else 0."""
+    flat = [bool(np.ptp(each) < 1e-12) for each in (one, other)]
+    return float(all(flat)) if any(flat) else float(np.corrcoef(rankdata(one), rankdata(other))[0, 1])
