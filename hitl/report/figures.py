@@ -10,12 +10,12 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
 from data.bootstrap import Interval
 
@@ -294,24 +294,107 @@ def task_bars(
     return panel.svg(alt)
 
 
-def accuracy(name: str, rows: Mapping[str, tuple[str, Interval]], *, alt: str) -> str:
-    """Accuracies with intervals against a coin; `rows` maps a label to (colour, interval)."""
-    panel = Panel(name, height=62 + 34 * len(rows), left=104, right=14)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Whisker:
+    """One row of a forest plot."""
+
+    found: Interval
+    colour: str = "policy"
+    beside: float | None = None
+    """A second value for the same things, drawn as a hollow dot."""
+
+
+def forest(
+    name: str,
+    rows: Mapping[str, Whisker],
+    *,
+    unit: str,
+    alt: str,
+    marks: Mapping[str, float],
+    scale: float = 1.0,
+    limits: tuple[float, float] = (-math.inf, math.inf),
+) -> str:
+    """Values with intervals, one below the other, against named `marks`; nothing is drawn beyond `limits`."""
+    labels = [_short(label) for label in rows]
+    row_height = min(max(150 // len(rows), 28), 40)
+    panel = Panel(
+        name, height=62 + row_height * len(rows), left=16 + 6.6 * max(len(label) for label in labels), right=14
+    )
     axes = panel.axes
-    ends = [0.5]
-    for y, (colour, found) in enumerate(rows.values()):
-        ends += [end for end in (found.mean, found.low, found.high) if math.isfinite(end)]
-        if math.isfinite(found.low):
-            axes.plot([100 * found.low, 100 * found.high], [y, y], color=COLOURS[colour], linewidth=3, alpha=0.6)
-        axes.plot([100 * found.mean], [y], "o", color=COLOURS[colour], markersize=8)
-    axes.axvline(50, color=COLOURS["reference"], linewidth=1.2, linestyle="--")
-    axes.text(51, -0.62, "coin", color=COLOURS["muted"], fontsize=10, va="center")
-    axes.set_yticks(range(len(rows)), list(rows))
-    axes.set_ylim(len(rows) - 0.5, -0.85)
-    axes.set_xlim(100 * min(ends) - 5, min(100 * max(ends) + 5, 101))
+    shown = list(marks.values())
+    for y, row in enumerate(rows.values()):
+        colour, mean = COLOURS[row.colour], row.found.mean
+        low, high = (min(max(end, limits[0]), limits[1]) for end in (row.found.low, row.found.high))
+        if math.isfinite(row.found.low):
+            axes.plot([scale * low, scale * high], [y, y], color=colour, linewidth=3, alpha=0.6)
+        if row.beside is not None:
+            axes.plot([scale * row.beside], [y], "o", color=COLOURS["policy"], markersize=9, fillstyle="none")
+        axes.plot([scale * mean], [y], "o", color=colour, markersize=8)
+        shown += finite([low, mean, high, row.beside])
+    edge = 0.06 * (max(shown) - min(shown)) or 0.1
+    for place, (label, at) in enumerate(sorted(marks.items(), key=lambda mark: mark[1])):
+        axes.axvline(scale * at, color=COLOURS["reference"], linewidth=1.2, linestyle="--")
+        side: Literal["left", "right"] = "right" if place == 0 and len(marks) > 1 else "left"
+        nudge = (-edge if side == "right" else edge) / 3
+        axes.text(scale * (at + nudge), -0.66, label, color=COLOURS["muted"], fontsize=10, va="center", ha=side)
+    axes.set_yticks(range(len(rows)), labels)
+    axes.set_ylim(len(rows) - 0.5, -0.95)
+    low = min(shown) - (3 if len(marks) > 1 else 1) * edge  # room for the label on the left
+    high = max(shown) + edge
+    axes.set_xlim(scale * max(low, limits[0] - edge), scale * min(high, limits[1] + edge / 2))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}".replace("-", "−")))
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel("% of held-out comparisons right")
+    axes.set_xlabel(unit)
+    return panel.svg(alt)
+
+
+def reliability(name: str, bins: Sequence[tuple[float, Interval]], *, alt: str) -> str:
+    """(predicted, observed) of each bin against the diagonal of true probabilities; a dot's area is its number."""
+    panel = Panel(name, height=240, left=48)
+    axes = panel.axes
+    axes.plot([50, 100], [50, 100], color=COLOURS["reference"], linewidth=1.2, linestyle="--")
+    largest = max(observed.n for _, observed in bins)
+    ends = [50.0]
+    for predicted, observed in bins:
+        low, high = (100 * min(max(end, 0.0), 1.0) for end in (observed.low, observed.high))
+        if math.isfinite(observed.low):
+            axes.vlines(100 * predicted, low, high, color=COLOURS["policy"], linewidth=1.6, alpha=0.6)
+        size = max(9 * math.sqrt(observed.n / largest), 3)
+        axes.plot([100 * predicted], [100 * observed.mean], "o", color=COLOURS["policy"], markersize=size)
+        ends += finite([low, 100 * observed.mean])
+    axes.set_xlim(48.5, 101.5)
+    axes.set_ylim(min(ends) - 3, 103)
+    axes.xaxis.set_major_locator(MultipleLocator(10))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+    axes.set_xlabel("confidence, %")
+    axes.set_ylabel("right, %")
+    return panel.svg(alt)
+
+
+def learning_curve(name: str, points: Mapping[int, Interval], *, zero_shot: float | None, alt: str) -> str:
+    """Accuracy with so many comparisons, on a log scale, between a coin and what needs no ratings."""
+    panel = Panel(name)
+    axes = panel.axes
+    axes.axhline(50, color=COLOURS["reference"], linewidth=1.2, linestyle="--")
+    if zero_shot is not None:
+        axes.axhline(100 * zero_shot, color=COLOURS["muted"], linewidth=1.2, linestyle=":")
+    x = sorted(points)
+    sure = [n for n in x if math.isfinite(points[n].low)]
+    low, high = ([100 * min(max(getattr(points[n], end), 0), 1) for n in sure] for end in ("low", "high"))
+    axes.vlines(sure, low, high, color=COLOURS["policy"], linewidth=1.3)
+    axes.plot(x, [100 * points[n].mean for n in x], "-o", color=COLOURS["policy"], linewidth=2, markersize=5.5)
+    axes.set_xscale("log")
+    axes.minorticks_off()
+    ticks: list[int] = []  # from the right, those whose numbers have room
+    for n in reversed(x):
+        if not ticks or ticks[-1] / n > (x[-1] / x[0]) ** 0.16:
+            ticks.append(n)
+    axes.set_xticks(ticks, [str(n) for n in ticks])
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+    axes.grid(axis="x", visible=False)
+    axes.set_xlabel("comparisons fitted on")
+    axes.set_ylabel("right, %")
     return panel.svg(alt)
 
 

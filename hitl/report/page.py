@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -15,7 +15,7 @@ from hitl.report import figures, pictures, words
 from hitl.report.files import RoundFiles, read_rounds
 from hitl.report.judgement import Judged, judge_round, judge_tasks
 from hitl.report.provenance import Provenance, provenance, simulated, when
-from hitl.report.reward_page import reward_page
+from hitl.report.reward_page import pseudonymous, reward_page
 from hitl.report.sections import learning, task_panels, training
 from hitl.report.times import time_table
 from hitl.report.words import Answer, Verdict
@@ -43,7 +43,7 @@ def write_report(workspace: Workspace, number: int) -> Path:
         "missing": missing,
         "judged": judged,
         "origin": origin,
-        **_shown(rounds, judged),
+        **_shown(rounds, judged, workspace.image_path),
     }
     page = _environment().get_template("report.html.j2").render(shown)
     facts = _facts(rounds, judged, bias, verdict, answers, missing, origin)
@@ -54,7 +54,9 @@ def write_report(workspace: Workspace, number: int) -> Path:
     return folder / HTML_FILE
 
 
-def _shown(rounds: Sequence[RoundFiles], judged: Mapping[str, Sequence[Judged]]) -> dict[str, Any]:
+def _shown(
+    rounds: Sequence[RoundFiles], judged: Mapping[str, Sequence[Judged]], image_path: Callable[[str], Path]
+) -> dict[str, Any]:
     """What the template shows beside the story: pictures, plots and tables."""
     latest = rounds[-1]
     return {
@@ -71,7 +73,7 @@ def _shown(rounds: Sequence[RoundFiles], judged: Mapping[str, Sequence[Judged]])
         "learning": learning(rounds),
         "training": training(rounds),
         "tasks": task_panels(latest),
-        "reward": reward_page(rounds),
+        "reward": reward_page(rounds, image_path),
         "times": time_table(rounds),
     }
 
@@ -165,7 +167,7 @@ def _facts(
             str(files.number): {split: gains.get("all", {}) for split, gains in files.summary.get("gains", {}).items()}
             for files in rounds
         },
-        "reward_model": {str(files.number): files.fit for files in rounds if files.fit},
+        "reward_model": {str(files.number): pseudonymous(files.fit) for files in rounds if files.fit},
         "seconds": {
             str(files.number): {
                 stage: files.manifests[stage].get("seconds") for stage in STAGES if stage in files.manifests

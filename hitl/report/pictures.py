@@ -2,13 +2,16 @@
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from data.evaluation import ImageScore
+from hitl.core.errors import ConfigError
 from hitl.report.files import Grid, RoundFiles
 
 LARGEST = 256
@@ -80,6 +83,38 @@ def before_and_after(files: RoundFiles) -> list[Group]:
         pairs = tuple(_pair(files, files.grid, i, tasks, exact) for i in rows[:PER_GROUP])
         found.append(Group(key=key, title=title, rows=pairs, left_out=max(0, len(rows) - PER_GROUP)))
     return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mistakes:
+    """Pairs of images on which the reward model was sure of the one that lost."""
+
+    rows: tuple[Row, ...]
+    left_out: int
+    """Those whose pictures cannot be read."""
+    is_crisp: bool
+
+
+def mistakes(found: Sequence[Mapping[str, Any]], image_path: Callable[[str], Path]) -> Mistakes:
+    """The mistakes of a fit report, the picture that was preferred on the left."""
+    rows: list[Row] = []
+    largest = 0
+    for each in found:
+        prompt = str(each["prompt"])
+        captions = (f"{each['rater']}’s choice", f"model: {100 * float(each['probability']):.0f}\u202f%")
+        try:
+            pixels = [_read(image_path(str(each[which]))) for which in ("preferred", "other")]
+        except (OSError, ConfigError):
+            continue
+        largest = max([largest, *(side for picture in pixels for side in picture.shape[:2])])
+        pictures = tuple(_picture(*both, None) for both in zip(pixels, [prompt] * 2, captions, strict=True))
+        rows.append(Row(prompt=prompt, task="", pictures=pictures))
+    return Mistakes(rows=tuple(rows), left_out=len(found) - len(rows), is_crisp=largest <= CRISP)
+
+
+def _read(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def first_of_each_task(files: RoundFiles) -> list[int]:

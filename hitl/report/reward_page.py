@@ -1,64 +1,198 @@
-"""The reward model's page: how far the learned reward can be trusted, and why this head."""
+"""The reward model's page: how far the learned reward can be trusted, by whom it was taught, and why this head."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from data.bootstrap import Interval
-from hitl.report import figures, words
-from hitl.report.figures import Series
+from hitl.report import figures, pictures, words
 from hitl.report.files import RoundFiles, interval
-from hitl.report.judgement import change
+from hitl.report.judgement import Change, change
+from hitl.report.reward_panels import reward_panels
 from hitl.report.sections import Panel
+
+_POINTS = words.Ruler(100.0, 1, "points")
+_WAYS: dict[Change, str] = {
+    "up": "clearly better",
+    "down": "clearly worse",
+    "unclear": "no clear difference",
+    "unknown": "cannot say",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasureRow:
+    """One row of the table of what was measured: a value for each of the models."""
+
+    name: str
+    note: str
+    values: tuple[tuple[str, str], ...]
+    """(mean, interval)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaterRow:
+    name: str
+    answers: str
+    reliability: str
+    left: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardPage:
-    sentences: tuple[str, ...]
+    answers: tuple[words.Answer, ...]
     warning: str
+    legend: tuple[tuple[str, str], ...]
     panels: tuple[Panel, ...]
+    models: tuple[str, ...]
+    """The columns of `measures`."""
+    measures: tuple[MeasureRow, ...]
+    raters: tuple[RaterRow, ...]
+    mistakes: pictures.Mistakes | None
     candidates: tuple[dict[str, Any], ...]
     chosen: str
 
 
-def reward_page(rounds: Sequence[RoundFiles]) -> RewardPage | None:
-    """How far the learned reward can be trusted; None for a round without a fitted one."""
-    fit = rounds[-1].fit
+def reward_page(rounds: Sequence[RoundFiles], image_path: Callable[[str], Path] | None = None) -> RewardPage | None:
+    """How far the learned reward can be trusted; None for a round without a fitted one.
+
+    `image_path` says where an image's file is; without it no mistakes are shown.
+    """
+    fit = pseudonymous(rounds[-1].fit)
     accuracy = interval(fit.get("accuracy"))
     if accuracy is None:
         return None
-    zero_shot, gain = interval(fit.get("zero_shot")), interval(fit.get("gain"))
-    is_sure = bool(fit.get("is_better_than_chance", accuracy.low > 0.5))
-    warning = "" if is_sure else "Its accuracy cannot be told from a coin: what training did with it means nothing."
+    models = {"Reward model": fit.get("judgement"), "Zero-shot CLIP": fit.get("zero_shot_judgement")}
+    judgements = {name: found for name, found in models.items() if isinstance(found, dict)}
+    found = fit.get("mistakes") or ()
     return RewardPage(
-        sentences=tuple(_reward_sentences(fit, accuracy, zero_shot, gain)),
-        warning=warning,
-        panels=tuple(_reward_panels(rounds, accuracy, zero_shot)),
+        answers=tuple(_answers(fit, accuracy)),
+        warning=_warning(fit, accuracy),
+        legend=tuple(_legend(fit)),
+        panels=tuple(reward_panels(rounds, fit, accuracy)),
+        models=tuple(judgements),
+        measures=tuple(_measures(list(judgements.values()))),
+        raters=tuple(_raters(fit)),
+        mistakes=pictures.mistakes(found, image_path) if found and image_path is not None else None,
         candidates=tuple(each for each in fit.get("candidates") or () if isinstance(each, dict)),
         chosen=str(fit.get("head", "")),
     )
 
 
-def _reward_sentences(
-    fit: Mapping[str, Any], accuracy: Interval, zero_shot: Interval | None, gain: Interval | None
-) -> list[str]:
+def pseudonymous(fit: Mapping[str, Any]) -> dict[str, Any]:
+    """A fit report whose raters are called `rater 1`, `rater 2`, ...: a report is a thing to be passed on."""
+    judgements = [fit[key] for key in ("judgement", "zero_shot_judgement") if isinstance(fit.get(key), dict)]
+    fitted, mistakes = fit.get("raters_fitted") or {}, fit.get("mistakes") or []
+    ids = {*fitted, *(each.get("rater") for each in mistakes), *(k for each in judgements for k in each["by_rater"])}
+    names = {rater: f"rater {place}" for place, rater in enumerate(sorted(map(str, ids)), start=1)}
+    renamed = dict(fit)
+    for key in ("judgement", "zero_shot_judgement"):
+        if isinstance(fit.get(key), dict):
+            renamed[key] = fit[key] | {"by_rater": _renamed(fit[key]["by_rater"], names)}
+    if fitted:
+        renamed["raters_fitted"] = _renamed(fitted, names)
+    if mistakes:
+        renamed["mistakes"] = [each | {"rater": names[str(each.get("rater"))]} for each in mistakes]
+    return renamed
+
+
+def _renamed(found: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    return {names[rater]: found[rater] for rater in sorted(found)}
+
+
+# -- sentences ------------------------------------------------------------------------------------------------------
+
+
+def _warning(fit: Mapping[str, Any], accuracy: Interval) -> str:
+    if bool(fit.get("is_better_than_chance", accuracy.low > 0.5)):
+        return ""
+    warning = "Its accuracy cannot be told from a coin: what training did with it means nothing."
+    needed, now = fit.get("needed"), int(fit.get("comparisons") or 0)
+    if needed is not None and needed > now:
+        more = f"About {words.count(needed, 'comparison')} in all would probably settle it; so far there are {now}."
+    elif "needed" in fit:
+        more = "Nothing in them says that more ratings of this kind would help."
+    else:
+        return warning
+    return f"{warning} {more}"
+
+
+def _answers(fit: Mapping[str, Any], accuracy: Interval) -> list[words.Answer]:
+    """What a reader wants to know of it, in their order."""
+    answers = [
+        words.Answer(question="Does it know what raters prefer?", sentences=tuple(_against_chance(fit, accuracy))),
+        words.Answer(question="As well as people do?", sentences=tuple(_against_people(fit.get("ceiling") or {}))),
+        words.Answer(question="Since the last round?", sentences=tuple(_against_the_last_round(fit))),
+        words.Answer(question="Do its probabilities hold?", sentences=tuple(_calibration(fit.get("judgement") or {}))),
+        words.Answer(question="What does it rest on?", sentences=tuple(_what_it_rests_on(fit))),
+    ]
+    return [answer for answer in answers if answer.sentences]
+
+
+def _against_chance(fit: Mapping[str, Any], accuracy: Interval) -> list[str]:
     held_out = "pairs of images" if fit.get("held_out_by") == "images" else "prompts"
     sentences = [
         f"Right on {_share(accuracy)} of {words.count(accuracy.n, 'comparison')} with {held_out} held out from it; "
         "a coin is right on half."
     ]
+    zero_shot, gain = interval(fit.get("zero_shot")), interval(fit.get("gain"))
     if zero_shot is not None and gain is not None:
-        way = {
-            "up": "clearly better",
-            "down": "clearly worse",
-            "unclear": "no clear difference",
-            "unknown": "cannot say",
-        }
-        said = words.Ruler(100.0, 1, "points").with_interval(gain)
+        sentences.append(f"Zero-shot CLIP, without any rating: {_share(zero_shot)}. {_difference(gain)}")
+    return sentences
+
+
+def _against_people(found: Mapping[str, Any]) -> list[str]:
+    human, model = interval(found.get("human")), interval(found.get("model"))
+    if human is None or model is None:
+        return []
+    return [
+        f"A rater agrees with the others on {_share(human)} of {words.count(human.n, 'answer')} to pairs that several "
+        f"rated; the reward model gives {_share(model)} of these same answers."
+    ]
+
+
+def _against_the_last_round(fit: Mapping[str, Any]) -> list[str]:
+    sentences = []
+    previous, drift = fit.get("previous") or {}, fit.get("drift") or {}
+    accuracy, gain = interval(previous.get("accuracy")), interval(previous.get("gain"))
+    if accuracy is not None and gain is not None:
         sentences.append(
-            f"Zero-shot CLIP, without any rating: {_share(zero_shot)}. Difference {said}: {way[change(gain)]}."
+            f"Round {previous.get('round')}’s model, on {words.count(accuracy.n, 'comparison')} of the newest round: "
+            f"{_share(accuracy)}. {_difference(gain)}"
         )
+    agreement = interval(drift.get("agreement"))
+    if agreement is not None:
+        moved = words.number(drift.get("shift"), 2, sign=True)
+        sentences.append(
+            f"On {words.count(int(drift.get('images', agreement.n)), 'fixed image')}, its scores and those of the last "
+            f"round’s model have a rank correlation of {words.number(agreement.mean, 2)}{_ends(agreement, 1, 2)} "
+            f"within a prompt (1: the same order); their mean moved by {moved}."
+        )
+    return sentences
+
+
+def _calibration(judgement: Mapping[str, Any]) -> list[str]:
+    ece, expected = interval(judgement.get("ece")), interval(judgement.get("ece_if_calibrated"))
+    if ece is None or expected is None or not ece.n:
+        return []
+    error, chance = (words.number(100 * each, 1) for each in (ece.mean, expected.mean))
+    if ece.mean <= expected.high:
+        return [
+            f"No sign that its probabilities are off: by {error} points on average, and chance alone makes {chance} of "
+            "so many comparisons."
+        ]
+    bins = [(float(each["predicted"]), interval(each["observed"])) for each in judgement.get("bins") or ()]
+    excess = sum(observed.n * (predicted - observed.mean) for predicted, observed in bins if observed is not None)
+    way = "too sure of itself" if excess > 0 else "surer than it says"
+    return [
+        f"Its probabilities are off by {error} points on average, where chance alone makes {chance}: it is {way}. "
+        "Its order of the images is not touched by that."
+    ]
+
+
+def _what_it_rests_on(fit: Mapping[str, Any]) -> list[str]:
     counts = [
         f"{words.count(int(fit[key]), one)}{more}"
         for key, one, more in (
@@ -69,63 +203,105 @@ def _reward_sentences(
         )
         if fit.get(key) is not None
     ]
-    sentences.append(f"Fitted on {words.listed(counts)}, of all rounds so far.")
+    sentences = [f"Fitted on {words.listed(counts)}, of all rounds so far."]
+    answers = fit.get("answers") or {}
+    kinds = (("pairs", "pair"), ("rankings", "ranking"), ("grades", "grade"), ("labels", "label"))
+    given = [words.count(int(answers[key]), one) for key, one in kinds if answers.get(key)]
+    if given:
+        both_bad = answers.get("both_bad")
+        tail = f"; of {words.count(int(both_bad), 'pair')} both were called bad" if both_bad else ""
+        sentences.append(f"The answers: {words.listed(given)}{tail}.")
     candidates = [each for each in fit.get("candidates") or () if isinstance(each, dict)]
     if len(candidates) > 1:
         sentences.append(f"Head: {fit.get('head')}, because its held-out log loss is the lowest of those tried.")
     elif candidates:
         sentences.append(f"Head: {fit.get('head')}, the only one tried with so many comparisons.")
     if figures.finite([fit.get("side_bias")]):
-        left = 1 / (1 + math.exp(-float(fit["side_bias"])))
-        sentences.append(
-            f"Between two equal images, raters choose the left one {words.number(100 * left, 0)} % of the time."
-        )
+        sentences.append(f"Between two equal images, raters choose the left one {_left(fit['side_bias'])} of the time.")
     return sentences
+
+
+# -- tables ---------------------------------------------------------------------------------------------------------
+
+
+def _measures(judgements: Sequence[Mapping[str, Any]]) -> list[MeasureRow]:
+    """What was measured of the models, one row each; a row that none of them has is left out."""
+    if not judgements:
+        return []
+    all_ties = words.number(50 * (1 + float(judgements[0].get("tie_share") or 0)), 1)
+    rows = (
+        ("accuracy", "Comparisons right", "", 100.0, 1),
+        ("macro", "Mean over prompts", "each counts alike", 100.0, 1),
+        ("tie_aware", "With ties as a third answer", f"calling all a tie: {all_ties} %", 100.0, 1),
+        ("brier", "Brier score", "0 is best, a coin has 0.25", 1.0, 3),
+        ("ece", "Calibration error, points", "lower is better", 100.0, 1),
+        ("ece_if_calibrated", "The same by chance alone", "with probabilities exactly true", 100.0, 1),
+    )
+    table = []
+    for key, name, note, scale, digits in rows:
+        found = [interval(each.get(key)) for each in judgements]
+        unit = "\u202f%" if key in ("accuracy", "macro", "tie_aware") else ""
+        if any(each is not None for each in found):
+            values = tuple(_value(each, scale, digits, unit) for each in found)
+            table.append(MeasureRow(name=name, note=note, values=values))
+    return table
+
+
+def _raters(fit: Mapping[str, Any]) -> list[RaterRow]:
+    return [
+        RaterRow(
+            name=name,
+            answers=words.number(float(each.get("answers", math.nan)), 0),
+            reliability=_with_error(each.get("reliability"), each.get("reliability_se")),
+            left=_left(each["side_bias"]) if figures.finite([each.get("side_bias")]) else "–",
+        )
+        for name, each in sorted((fit.get("raters_fitted") or {}).items(), key=_place)
+    ]
+
+
+def _place(named: tuple[str, Any]) -> int:
+    return int(named[0].rpartition(" ")[2])
+
+
+# -- numbers in words -----------------------------------------------------------------------------------------------
 
 
 def _share(found: Interval) -> str:
     if not math.isfinite(found.low):
         return f"{words.number(100 * found.mean, 1)} % (no interval)"
-    return (
-        f"{words.number(100 * found.mean, 1)} % (95 % interval {words.number(100 * found.low, 1)} "
-        f"to {words.number(100 * found.high, 1)})"
-    )
+    low, high = (words.number(100 * min(max(end, 0.0), 1.0), 1) for end in (found.low, found.high))
+    return f"{words.number(100 * found.mean, 1)} % (95 % interval {low} to {high})"
 
 
-def _reward_panels(rounds: Sequence[RoundFiles], accuracy: Interval, zero_shot: Interval | None) -> list[Panel]:
-    fit = rounds[-1].fit
-    rows = {"reward model": ("policy", accuracy)}
-    if zero_shot is not None:
-        rows["zero-shot CLIP"] = ("muted", zero_shot)
-    svg = figures.accuracy("accuracy", rows, alt="Accuracy of the reward model and of zero-shot CLIP against a coin")
-    panels = [Panel(title="Accuracy on held-out comparisons", svg=svg)]
-    series = []
-    for key, colour, marker, shift in (("zero_shot", "muted", "^", 0.06), ("accuracy", "policy", "o", -0.06)):
-        found = {files.number: interval(files.fit.get(key)) for files in rounds}
-        points = {n: _shifted(each, -0.5) for n, each in found.items() if each is not None}
-        series.append(Series(colour=colour, points=points, marker=marker, shift=shift))
-    if len(series[-1].points) > 1:
-        svg = figures.over_rounds(
-            "accuracy-rounds",
-            series,
-            rounds[-1].number,
-            scale=100.0,
-            unit="points above a coin",
-            alt="Accuracy of the reward model and of zero-shot CLIP by round, in points above a coin",
-            start=min(series[-1].points),
-        )
-        panels.append(Panel(title="Accuracy by round", svg=svg, note="On all comparisons up to that round."))
-    linear = next((each for each in fit.get("candidates") or () if isinstance(each, dict) and each.get("by_l2")), None)
-    if linear is not None and len(linear["by_l2"]) > 1:
-        table = {float(penalty): float(loss) for penalty, loss in linear["by_l2"].items()}
-        svg = figures.penalties("penalties", table, linear.get("l2"), alt="Held-out log loss of each penalty")
-        panels.append(
-            Panel(
-                title="Choice of the linear head’s penalty", svg=svg, note="Lower is better; the large dot was chosen."
-            )
-        )
-    return panels
+def _difference(gain: Interval) -> str:
+    return f"Difference {_POINTS.with_interval(gain)}: {_WAYS[change(gain)]}."
 
 
-def _shifted(found: Interval, by: float) -> Interval:
-    return Interval(found.mean + by, found.low + by, found.high + by, found.n, found.clusters)
+def _value(found: Interval | None, scale: float, digits: int, unit: str) -> tuple[str, str]:
+    if found is None or not math.isfinite(found.mean):
+        return "–", ""
+    return f"{words.number(scale * found.mean, digits)}{unit}", _ends(found, scale, digits).strip()
+
+
+def _ends(found: Interval, scale: float, digits: int) -> str:
+    if not math.isfinite(found.low):
+        return ""
+    low, high = (words.number(scale * min(max(end, -1.0), 1.0), digits) for end in (found.low, found.high))
+    return f" [{low}, {high}]"
+
+
+def _with_error(value: float | None, error: float | None) -> str:
+    return f"{words.number(value, 2)} ± {words.number(error, 2)}"
+
+
+def _left(side_bias: float) -> str:
+    return f"{words.number(100 / (1 + math.exp(-float(side_bias))), 0)} %"
+
+
+def _legend(fit: Mapping[str, Any]) -> list[tuple[str, str]]:
+    entries = [("policy", "reward model"), ("muted", "zero-shot CLIP")]
+    if fit.get("previous"):
+        entries.append(("trained", f"round {fit['previous'].get('round')}’s model"))
+    if fit.get("ceiling"):
+        entries.append(("taste", "one rater against the others"))
+    return entries
