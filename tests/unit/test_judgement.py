@@ -258,6 +258,18 @@ def test_the_ceiling_by_hand():
     assert (found.model.mean, found.model.n) == (pytest.approx(2 / 5), 5)
 
 
+def test_a_rater_who_answers_a_pair_four_times_has_one_vote():
+    """ann says 0 three times and 1 once, so 0; bob and cy say 1. ann's others are 2 for 1: wrong. bob's and cy's are
+    split: half right. The model says 1.
+    """
+    pairs = make_pairs(
+        [1, 1, 1, -1, -1, -1], first=[0] * 6, second=[1] * 6, rater=[*["ann"] * 4, "bob", "cy"], cluster=[0] * 6
+    )
+    found = ceiling(pairs, np.full(6, -1.0))
+    assert found is not None
+    assert (found.human.n, found.human.mean, found.model.mean) == (3, pytest.approx(1 / 3), pytest.approx(2 / 3))
+
+
 def test_of_two_raters_the_ceiling_is_how_often_they_agree():
     rng = np.random.default_rng(0)
     answers = np.where(rng.random((50, 2)) < 0.7, 1, -1)
@@ -366,6 +378,21 @@ def test_intervals_of_accuracy_macro_and_brier_cover_the_truth(prompts: int):
         for name, each in found.items():
             hits[name] += each.low <= truth[name] <= each.high
     assert all(0.90 <= count / SIMULATIONS <= 0.99 for count in hits.values()), hits
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.6])
+def test_the_interval_of_the_calibration_error_covers_it(factor: float):
+    """The truth is the error of 60,000 other pairs in the same bins. Within 0.1 of nominal: it is hard at the edge."""
+    others, difference = simulated(5_000, seed=10**6)
+    p = expit(2 * factor * difference)
+    surer, gap = np.maximum(p, 1 - p), np.maximum(p, 1 - p) - is_right(difference, others.outcome)
+    hits = 0
+    for seed in range(120):
+        pairs, difference = simulated(seed=seed)
+        found = calibration(expit(2 * factor * difference), pairs.outcome, pairs.cluster, seed=0)
+        index = np.searchsorted([each.high for each in found.bins[:-1]], surer)
+        hits += found.ece.low <= np.abs(np.bincount(index, weights=gap)).sum() / len(gap) <= found.ece.high
+    assert 0.85 <= hits / 120 <= 1.0
 
 
 # -- how many more --------------------------------------------------------------------------------------------------
