@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from hitl.core.errors import ConfigError, ModelLoadError
+from reward_models.pixels import prepare
+from reward_models.prompts import PromptLengths, require_one_each
 
 STARTER = "starter"
 """Name of the small model that ships with the project."""
@@ -42,6 +44,7 @@ class Backbone:
     preprocessing: dict[str, Any]
     chunk: int = 64
     """Pictures per forward pass. Lower it when memory runs out."""
+    lengths: PromptLengths = field(default_factory=PromptLengths)
 
     @classmethod
     def load(
@@ -106,23 +109,7 @@ class Backbone:
         self, images: UInt8[Tensor, "batch 3 h w"] | Float[Tensor, "batch 3 h w"]
     ) -> Float[Tensor, "batch 3 s t"]:
         """What open_clip's own transform does to a PIL image, but on tensors, so that gradients pass."""
-        x = images.to(self.device)
-        x = x.float() / 255 if x.dtype == torch.uint8 else x.float()
-        height, width = _pair(self.preprocessing["size"])
-        mode = self.preprocessing["interpolation"]
-        if self.preprocessing["resize_mode"] == "squash":
-            x = _resize(x, height, width, mode)
-        elif self.preprocessing["resize_mode"] == "longest":
-            scale = min(height / x.shape[2], width / x.shape[3])
-            x = _resize(x, round(x.shape[2] * scale), round(x.shape[3] * scale), mode)
-            x = _centre_pad(x, height, width, self.preprocessing["fill_color"] / 255)
-        else:
-            scale = max(height / x.shape[2], width / x.shape[3])
-            x = _resize(x, max(height, int(x.shape[2] * scale)), max(width, int(x.shape[3] * scale)), mode)
-            top, left = round((x.shape[2] - height) / 2), round((x.shape[3] - width) / 2)
-            x = x[:, :, top : top + height, left : left + width]
-        mean, std = (torch.tensor(self.preprocessing[key], device=x.device).reshape(3, 1, 1) for key in ("mean", "std"))
-        return (x - mean) / std
+        return prepare(images.to(self.device), self.preprocessing)
 
     def image_features(
         self, images: UInt8[Tensor, "batch 3 h w"] | Float[Tensor, "batch 3 h w"]
@@ -137,23 +124,21 @@ class Backbone:
         distinct = list(dict.fromkeys(prompts))
         row = {prompt: index for index, prompt in enumerate(distinct)}
         tokens = self.tokenizer(distinct).to(self.device)
+        self.lengths.watch(self.truncated(distinct), len(distinct), tokens.shape[1])
         encoded = torch.cat([self.model.encode_text(part) for part in tokens.split(256)])
         return functional.normalize(encoded.float(), dim=-1)[[row[prompt] for prompt in prompts]]
 
     def truncated(self, prompts: Sequence[str]) -> int:
-        """How many of the prompts are longer than the text tower reads: it sees their beginnings alone."""
-        length = self.tokenizer([""]).shape[1]
-        padding = self.tokenizer([""], context_length=length + 1)[0, -1]
-        return int((self.tokenizer(list(prompts), context_length=length + 1)[:, -1] != padding).sum())
+        """How many prompts have more tokens than the text tower reads: those that fill more than padding beyond."""
+        context = self.tokenizer.context_length
+        beyond = self.tokenizer([*prompts, ""], context_length=4 * context)[:, context:]
+        return int((beyond[:-1] != beyond[-1]).any(dim=1).sum())
 
     def features(
         self, images: UInt8[Tensor, "batch 3 h w"] | Float[Tensor, "batch 3 h w"], prompts: Sequence[str]
     ) -> Float[Tensor, "batch features"]:
         """What a head reads about each picture and its prompt: see `joint_features`."""
-        if len(images) != len(prompts):
-            raise ConfigError(
-                f"{len(images)} images came with {len(prompts)} prompts.", hint="Pass one prompt for each image."
-            )
+        require_one_each(images, prompts)
         return joint_features(self.image_features(images), self.text_features(prompts))
 
 
@@ -197,18 +182,3 @@ def _source(name: str, pretrained: str | None) -> str:
             f"{name} has no weights called {pretrained!r}.", hint=f"Choose a pretrained tag: {', '.join(tags)}."
         )
     return name
-
-
-def _pair(size: int | Sequence[int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-
-def _resize(x: Tensor, height: int, width: int, mode: str) -> Tensor:
-    if x.shape[2:] == (height, width):
-        return x
-    return functional.interpolate(x, (height, width), mode=mode, antialias=True).clamp(0, 1)
-
-
-def _centre_pad(x: Tensor, height: int, width: int, fill: float) -> Tensor:
-    top, left = (height - x.shape[2]) // 2, (width - x.shape[3]) // 2
-    return functional.pad(x, (left, width - x.shape[3] - left, top, height - x.shape[2] - top), value=fill)

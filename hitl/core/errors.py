@@ -50,6 +50,10 @@ class ModelLoadError(HitlError):
     """A model folder, file or hub id that cannot be loaded."""
 
 
+class RewardError(HitlError):
+    """A reward gave no scores: its service does not answer, or what it answers is not one number for each image."""
+
+
 class WorkerError(HitlError):
     """The worker process failed or died. What it had finished is kept."""
 
