@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -65,7 +66,7 @@ class Backbone:
                 source, pretrained, device=device, require_pretrained=True, force_quick_gelu=is_quick
             )
             tokenizer = open_clip.get_tokenizer(source)
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
             raise ModelLoadError(
                 f"The reward backbone {name!r} cannot be loaded: {error}",
                 hint="Use `starter`, an open_clip folder, or a name and tag whose weights are on this machine.",

@@ -15,7 +15,7 @@ from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer
 
 from hitl.core.errors import ConfigError
-from reward_models.prompts import PromptLengths
+from reward_models.prompts import PromptLengths, count_cut
 from reward_models.weights import from_pretrained
 
 
@@ -79,8 +79,7 @@ class TextEncoder:
 
     def recalls(self, candidates: Sequence[str], references: Sequence[str]) -> Float[Tensor, "texts"]:
         """How much of each reference its candidate says; one text at a time, so that none is padded."""
-        cut = sum(len(ids) > self._limit for ids in self.tokenizer(list(references))["input_ids"])
-        self.lengths.watch(cut, len(references), self._limit)
+        self.lengths.watch(count_cut(self.tokenizer, references, self._limit), len(references), self._limit)
         found = []
         for candidate, reference in zip(candidates, references, strict=True):
             features, is_word = self.features(reference)

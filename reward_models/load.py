@@ -2,9 +2,10 @@
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from hitl.core.errors import ConfigError
 from hitl.core.registry import closest
@@ -32,10 +33,23 @@ def load_reward(name: str, settings: Mapping[str, Any], *, device: str | torch.d
                 f"The reward {name} needs to be told its {setting!r}.",
                 hint=f"--set reward_settings.{name}.{setting}=VALUE",
             )
-    given = dict(settings)
+    kinds = get_type_hints(load)
+    given = {setting: _as(kinds[setting], f"{name}.{setting}", value) for setting, value in settings.items()}
     if "device" in known:
         given.setdefault("device", device)
     return load(**given)
+
+
+def _as(kind: Any, setting: str, value: Any) -> Any:
+    """The value as the setting's type: TOML's 30 is a number of seconds, too, and its "high" is no quality."""
+    try:
+        return TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]["msg"]
+        raise ConfigError(
+            f"The setting {setting} is {value!r}: {first[0].lower()}{first[1:]}.",
+            hint=f"--set reward_settings.{setting}=VALUE",
+        ) from error
 
 
 def required_settings(load: Any) -> list[str]:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -27,6 +28,12 @@ class PromptLengths:
                 total,
                 limit,
             )
+
+
+def count_cut(tokenizer: Any, texts: Sequence[str], limit: int) -> int:
+    """How many texts a tokenizer of transformers makes more than `limit` tokens of."""
+    tokens = tokenizer(list(texts), truncation=True, max_length=limit + 1)["input_ids"]
+    return sum(len(ids) > limit for ids in tokens)
 
 
 def require_one_each(images: Tensor, prompts: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from hitl.core.errors import ModelLoadError
 from reward_models.linear_stack import LinearStack
 from reward_models.needs import HubFile, HubModel, Need
 from reward_models.pixels import clip_preprocessing, prepare
-from reward_models.prompts import PromptLengths, require_one_each
+from reward_models.prompts import PromptLengths, count_cut, require_one_each
 from reward_models.weights import find_file, from_pretrained, read_tensors
 
 _REPO, _FILE, _TOKENIZER = "THUDM/ImageReward", "ImageReward.pt", "google-bert/bert-base-uncased"
@@ -109,8 +109,7 @@ class ImageReward:
         return (torch.cat(parts) - _MEAN) / _STD
 
     def _tokens(self, prompts: Sequence[str]) -> dict[str, Tensor]:
-        cut = sum(len(ids) > _MAX_TOKENS for ids in self.tokenizer(list(prompts))["input_ids"])
-        self.lengths.watch(cut, len(prompts), _MAX_TOKENS)
+        self.lengths.watch(count_cut(self.tokenizer, prompts, _MAX_TOKENS), len(prompts), _MAX_TOKENS)
         tokens = self.tokenizer(
             list(prompts), padding="max_length", truncation=True, max_length=_MAX_TOKENS, return_tensors="pt"
         )

@@ -11,7 +11,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
 from reward_models.needs import HubModel, Need
 from reward_models.pixels import clip_preprocessing, prepare
-from reward_models.prompts import PromptLengths, require_one_each
+from reward_models.prompts import PromptLengths, count_cut, require_one_each
 from reward_models.weights import from_pretrained
 
 _MODEL, _PROCESSOR = "yuvalkirstain/PickScore_v1", "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
@@ -77,7 +77,6 @@ class PickScore:
 
     def _tokens(self, prompts: Sequence[str]) -> Any:
         limit = self.model.config.text_config.max_position_embeddings
-        cut = sum(len(ids) > limit for ids in self.tokenizer(list(prompts))["input_ids"])
-        self.lengths.watch(cut, len(prompts), limit)
+        self.lengths.watch(count_cut(self.tokenizer, prompts, limit), len(prompts), limit)
         tokens = self.tokenizer(list(prompts), padding=True, truncation=True, max_length=limit, return_tensors="pt")
         return {name: tokens[name].to(self.model.device) for name in ("input_ids", "attention_mask")}

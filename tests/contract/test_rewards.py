@@ -28,7 +28,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dic
     folders = {name: root / name for name in ("pick", "hps", "image_reward", "llava", "bert")}
     for folder in folders.values():
         folder.mkdir()
-    pick, llava = str(tiny_rewards.clip(folders["pick"])), str(tiny_rewards.llava(folders["llava"]))
+    llava = str(tiny_rewards.llava(folders["llava"]))
     made: dict[str, dict[str, Any]] = {
         "aesthetic": {
             "weights": tiny_rewards.aesthetic_head(root / "head.pth", Backbone.load(clip).width),
@@ -40,7 +40,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dic
         "function": {"path": "tests.fixtures.tiny_rewards:redness"},
         "hps": tiny_rewards.hps(folders["hps"]),
         "image_reward": tiny_rewards.image_reward(folders["image_reward"]),
-        "pick_score": {"model": pick, "processor": pick},
+        "pick_score": tiny_rewards.pick_score(folders["pick"]),
         "vlm_alignment": {"model": llava, "encoder": str(tiny_rewards.bert(folders["bert"])), "layer": 2},
         "vqa": {"model": llava},
         "weighted_sum": {
