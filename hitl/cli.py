@@ -101,6 +101,12 @@ def doctor(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> No
 
 
 @app.command()
+def rewards(as_json: JsonOption = False) -> None:
+    """List all rewards: what each is, what it needs, and whether that is on this machine."""
+    _run("rewards", as_json=as_json)
+
+
+@app.command()
 def pretrain(
     out: Annotated[
         Path, typer.Argument(help="Folder for the training's state, logs and grids, and the finished models.")

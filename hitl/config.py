@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import inspect
 import json
+import math
 import re
 import textwrap
 import tomllib
@@ -19,9 +20,13 @@ from pydantic import TypeAdapter, ValidationError
 from data import RATING_KINDS
 from hitl.core.errors import ConfigError
 from hitl.core.registry import closest
+from reward_models import REWARDS
 from reward_models.config import RewardFitConfig
 from rl import FAMILIES
 from rl.config import SampleConfig, TrainConfig
+
+CLIP_HEAD = "clip_head"
+"""Name of the reward that a round fits on the ratings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +203,12 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     algorithm: dict[str, float] = field(default_factory=dict)
     """Settings of train.algorithm itself; its file under rl/algorithms/ lists them."""
+    reward: dict[str, float] = field(default_factory=lambda: {CLIP_HEAD: 1.0})
+    """What a round trains on: the weight of each reward (`hitl rewards` lists them). clip_head is the one fitted on
+    the ratings: 1.0 where it is not named, and 0 leaves it out. Each other is divided by its standard deviation over
+    the round's drawn images."""
+    reward_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Settings of these rewards, a table each, such as [reward_settings.jpeg_size] with quality = 80."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
 
@@ -236,8 +247,10 @@ def parse_config(tree: dict[str, Any]) -> RunConfig:
     Raises:
         ConfigError: with the dotted name of the first wrong setting.
     """
+    if isinstance(tree.get("reward"), dict):  # to name another reward is not to leave out the fitted one
+        tree = tree | {"reward": {CLIP_HEAD: 1.0} | tree["reward"]}
     try:
-        return TypeAdapter(RunConfig).validate_python(tree)
+        config = TypeAdapter(RunConfig).validate_python(tree)
     except ValidationError as error:
         first = error.errors()[0]
         dotted = ".".join(str(part) for part in first["loc"])
@@ -247,6 +260,8 @@ def parse_config(tree: dict[str, Any]) -> RunConfig:
             f"{dotted} is {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}.",
             hint=f"Mend it in hitl.toml, or with --set {dotted}=VALUE.",
         ) from error
+    _require_known_rewards(config)
+    return config
 
 
 def to_toml(config: RunConfig) -> str:
@@ -255,7 +270,9 @@ def to_toml(config: RunConfig) -> str:
     for section in dataclasses.fields(config):
         value = getattr(config, section.name)
         if not dataclasses.is_dataclass(value):
-            blocks.append(f"# {_help(RunConfig)[section.name]}\n[{section.name}]\n{tomli_w.dumps(value)}")
+            help_lines = [f"# {line}" for line in textwrap.wrap(_help(RunConfig)[section.name], 110)]
+            entries = tomli_w.dumps({section.name: value}).removeprefix(f"[{section.name}]\n")
+            blocks.append("\n".join([f"[{section.name}]", *help_lines, entries]))
             continue
         lines = [f"# {(type(value).__doc__ or '').strip().splitlines()[0]}", f"[{section.name}]"]
         for entry in dataclasses.fields(value):
@@ -273,6 +290,24 @@ def _at_least(least: int, section: str, settings: Any, *names: str) -> None:
                 f"{section}.{name} is {getattr(settings, name)}, but must be {least} or more.",
                 hint=f"Mend it in hitl.toml, or with --set {section}.{name}=VALUE.",
             )
+
+
+def _require_known_rewards(config: RunConfig) -> None:
+    """Raise a ConfigError for a reward that the registry does not have, or for weights that are nothing to train on."""
+    known = REWARDS.names()
+    for section, names in (("reward", config.reward), ("reward_settings", config.reward_settings)):
+        for name in names:
+            if name not in known:
+                raise ConfigError(f"There is no reward {name!r} for [{section}].", hint=closest(name, known))
+    if CLIP_HEAD in config.reward_settings:
+        raise ConfigError(
+            f"[reward_settings.{CLIP_HEAD}] is there, but the fitted reward has none.",
+            hint="Set those of [fit] instead.",
+        )
+    if not all(map(math.isfinite, config.reward.values())) or not any(config.reward.values()):
+        raise ConfigError(
+            f"The weights of [reward] are {config.reward}.", hint="Use finite numbers, of which one is not 0."
+        )
 
 
 def _one_of(known: Sequence[str], name: str, value: str) -> None:
@@ -302,10 +337,10 @@ def _known_names() -> list[str]:
 
 
 def _apply(tree: dict[str, Any], setting: str) -> None:
-    """Put one `section.key=value` into the tree. The value is TOML; what is not TOML is a string."""
+    """Put one `section.key=value` into the tree, or `section.table.key=value`. What is not TOML is a string."""
     name, separator, text = setting.partition("=")
     parts = name.strip().split(".")
-    if not separator or len(parts) != 2 or not all(parts):
+    if not separator or len(parts) < 2 or not all(parts):
         raise ConfigError(
             f"--set got {setting!r}, but needs section.key=value.", hint="For example: --set train.epochs=12"
         )
@@ -313,9 +348,11 @@ def _apply(tree: dict[str, Any], setting: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
-    section, key = parts
-    if (section, key) == ("prompts", "file") and Path(str(value)).is_file():
+    *sections, key = parts
+    if parts == ["prompts", "file"] and Path(str(value)).is_file():
         value = str(Path(str(value)).absolute())
-    if not isinstance(tree.setdefault(section, {}), dict):
-        raise ConfigError(f"There is no section {section!r}.", hint=closest(name, _known_names()))
-    tree[section][key] = value
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"There is no section {section!r}.", hint=closest(name, _known_names()))
+    tree[key] = value

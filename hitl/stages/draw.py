@@ -7,6 +7,7 @@ from PIL import Image
 
 from data.workspace import write_atomically
 from hitl.core.errors import ConfigError
+from hitl.stages.reward import require_rewards
 from hitl.stages.stage import Desk, Stage
 from rl.algorithms.contract import Preference
 from rl.algorithms.make import make_algorithm
@@ -25,6 +26,7 @@ def run(stage: Stage, desk: Desk) -> None:
             "noise: draw.window is 0.",
             hint=f"Set draw.window = {config.sample.window}, as sample.window, or use diffusion_dpo.",
         )
+    require_rewards(config, algorithm, desk)
     family = desk.family(config)
     require_settings_of_use(algorithm, family, config.train, config.sample)
     policy_round = stage.inputs["policy_round"]

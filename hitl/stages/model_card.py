@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from hitl.config import RunConfig
+from hitl.config import CLIP_HEAD, RunConfig
 from hitl.stages.stage import Stage
 from rl.algorithms.best_of_n import BestOfN
 from rl.algorithms.contract import Backpropagation, Preference
@@ -40,6 +40,7 @@ def model_card(stage: Stage, family: Family) -> str:
         "training": _training(algorithm, train),
         "images learned from": _images(algorithm, config),
         "learned from": "comparisons alone" if isinstance(algorithm, Preference) else _judges(stage),
+        **_rewards(config),
         "comparisons": f"snapshot `{stage.inputs['snapshot']}`",
         "last epoch": _last_epoch(stage) or "not recorded",
         "made with": ", ".join(f"{package} {version(package)}" for package in ("hitl", "diffusers", "torch")),
@@ -109,6 +110,14 @@ def _weights(train: TrainConfig, family: Family) -> dict[str, str]:
         return {"trained": f"all weights of the {family.denoiser_name}"}
     where = f"{', '.join(train.lora_targets)} of the {family.denoiser_name}"
     return {"LoRA": f"rank and alpha {train.lora_rank}, on {where}"}
+
+
+def _rewards(config: RunConfig) -> dict[str, str]:
+    """Of a training on more than the fitted reward model."""
+    weights = {name: weight for name, weight in config.reward.items() if weight}
+    if weights == {CLIP_HEAD: 1.0}:
+        return {}
+    return {"rewards": ", ".join(f"{weight:g} x `{name}`" for name, weight in weights.items())}
 
 
 def _training(algorithm: Any, train: TrainConfig) -> str:

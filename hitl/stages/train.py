@@ -9,9 +9,9 @@ import torch
 from data.workspace import write_atomically
 from hitl.core.errors import NotEnoughRatings
 from hitl.stages.model_card import model_card
+from hitl.stages.reward import training_reward
 from hitl.stages.stage import Desk, Stage, read_images
 from reward_models.answers import answers_from_rows, compared, read_snapshot, things_of
-from reward_models.rewards.clip_head import ClipHead
 from rl.algorithms.best_of_n import BestOfN
 from rl.algorithms.contract import Preference
 from rl.algorithms.make import make_algorithm
@@ -48,12 +48,7 @@ def run(stage: Stage, desk: Desk) -> None:
             on_epoch=on_epoch,
         )
     else:
-        reward = ClipHead.load(
-            stage.workspace.stage_dir(stage.round, "fit") / "reward",
-            device=desk.device(config),
-            chunk=config.fit.batch_size,
-            pessimism=config.fit.pessimism,
-        )
+        reward = training_reward(stage, desk)
         prompts = stage.inputs["prompts"]
         train(
             family,

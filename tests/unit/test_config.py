@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import tomllib
 from pathlib import Path
 
@@ -18,6 +19,32 @@ def test_what_is_written_reads_back_the_same(tmp_path: Path):
     assert load_config(path, []) == config
     assert (config.train.epochs, config.prompts.file, config.fit.l2) == (3, "mine.txt", (1.0,))
     assert config.algorithm == {"kl_weight": 0.5}
+
+
+def test_rewards_are_added_to_the_fitted_one_and_it_is_left_out_by_weight_0(tmp_path: Path):
+    path = tmp_path / "hitl.toml"
+    assert load_config(path, []).reward == {"clip_head": 1.0}
+    assert load_config(path, ["reward.jpeg_size=-0.1"]).reward == {"clip_head": 1.0, "jpeg_size": -0.1}
+    path.write_text("[reward]\nclip_score = 1\n[reward_settings.clip_score]\nchunk = 8\n")  # before there were others
+    config = load_config(path, ["reward.clip_head=0", "reward_settings.jpeg_size.quality=80"])
+    assert config.reward == {"clip_head": 0.0, "clip_score": 1.0}
+    assert config.reward_settings == {"clip_score": {"chunk": 8}, "jpeg_size": {"quality": 80}}
+    path.write_text(to_toml(config))
+    assert load_config(path, []) == config
+    assert parse_config(json.loads(json.dumps(dataclasses.asdict(config)))) == config  # a stage's spec is JSON
+
+
+def test_terms_of_a_weighted_sum_are_written_and_read(tmp_path: Path):
+    terms = [{"reward": "jpeg_size", "weight": 0.5, "settings": {"quality": 80}}, {"reward": "clip_score"}]
+    config = parse_config({"reward": {"weighted_sum": 1}, "reward_settings": {"weighted_sum": {"terms": terms}}})
+    (tmp_path / "hitl.toml").write_text(to_toml(config))
+    assert load_config(tmp_path / "hitl.toml", []) == config
+
+
+def test_a_workspace_from_before_there_were_rewards_to_choose(tmp_path: Path):
+    before = "\n".join(line for line in to_toml(RunConfig()).splitlines() if not line.startswith("clip_head ="))
+    (tmp_path / "hitl.toml").write_text(before.replace("[reward]\n", "").replace("[reward_settings]\n", ""))
+    assert load_config(tmp_path / "hitl.toml", []) == RunConfig()
 
 
 def test_every_setting_is_written_under_a_help_of_its_own():
@@ -49,6 +76,13 @@ def test_every_setting_is_written_under_a_help_of_its_own():
         ("rate.kind=foo", "rate.kind is 'foo'"),
         ("rate.overlap=0", "rate.overlap is 0"),
         ("simulated.careless=-1", "simulated.careless is -1"),
+        ("reward.jpg_size=1.0", "There is no reward 'jpg_size' for [reward]. Did you mean jpeg_size"),
+        ("reward.clip_head=0", "The weights of [reward] are {'clip_head': 0.0}"),
+        ("reward.jpeg_size=inf", "Use finite numbers"),
+        ("reward.jpeg_size=much", "reward.jpeg_size is 'much'"),
+        ("reward_settings.jpg_size.quality=80", "There is no reward 'jpg_size' for [reward_settings]."),
+        ("reward_settings.clip_head.folder=x", "Set those of [fit] instead."),
+        ("train.epochs.more=3", "train.epochs is {'more': 3}"),
     ],
 )
 def test_a_setting_that_cannot_be_used_is_refused_before_anything_runs(tmp_path: Path, setting: str, message: str):
