@@ -80,6 +80,36 @@ def test_rounds_of_algorithms_that_need_no_reward_or_its_gradient(
     assert ("reward_mean" in trained[0]) is (algorithm == "refl")
 
 
+@pytest.mark.parametrize(
+    ("more", "terms"),
+    [
+        (["reward.jpeg_size=-0.5", "reward_settings.jpeg_size.quality=80"], {"clip_head": 1.0, "jpeg_size": -0.5}),
+        (["reward.clip_head=0", "reward.clip_score=2", "train.algorithm=draft"], {"clip_score": 2.0}),
+    ],
+    ids=["scores", "gradient"],
+)
+def test_a_round_on_several_rewards_ends_the_same_when_it_is_killed_in_training(
+    more: list[str], terms: dict[str, float], tmp_path: Path
+):
+    settings = [part for setting in more for part in ("--set", setting)]
+    once, killed = tmp_path / "once", tmp_path / "killed"
+    code, _, err = finish(start_rounds(once, *settings))
+    assert code == 0, err
+    kept = json.loads((Workspace(once).stage_dir(1, "train") / "reward.json").read_text())
+    assert kept["reward"] == terms
+    assert all(scale != 1 for name, scale in kept["scales"].items() if name != "clip_head")
+    assert f"{terms['jpeg_size']:g} x `jpeg_size`" in card(once) if "jpeg_size" in terms else "clip_score" in card(once)
+    process = start_rounds(killed, *settings)
+    stop_when((Workspace(killed).stage_dir(1, "train") / "policy" / "state.pt").exists, process)
+    code, _, err = finish(start_rounds(killed, *settings))
+    assert code == 0, err
+    assert outcome(killed) == outcome(once)
+
+
+def card(root: Path) -> str:
+    return (Workspace(root).stage_dir(1, "train") / "policy" / "README.md").read_text()
+
+
 def test_rounds_that_train_all_weights_go_on_from_the_last_and_refuse_a_lora(tmp_path: Path):
     root = tmp_path / "workspace"
     full = ["--set", "train.weights=full", "--set", "train.learning_rate=1e-4"]
