@@ -85,4 +85,5 @@ class VisionLanguage:
         if self.template or not getattr(self.processor, "chat_template", None):
             return (self.template or "{question}").replace("{question}", question)
         content = [{"type": "image"}, {"type": "text", "text": question}]
-        return self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        talk = [{"role": "user", "content": content}]
+        return self.processor.apply_chat_template(talk, add_generation_prompt=True, tokenize=False)
