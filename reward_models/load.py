@@ -11,6 +11,9 @@ from hitl.core.errors import ConfigError
 from hitl.core.registry import closest
 from reward_models import REWARDS
 
+_LAX = ConfigDict(arbitrary_types_allowed=True, coerce_numbers_to_str=True)
+"""--set takes 2.1 for a number, whatever it is of."""
+
 
 def load_reward(name: str, settings: Mapping[str, Any], *, device: str | torch.device = "cpu") -> Any:
     """The reward of that name. `device` is for those that run a model.
@@ -43,7 +46,7 @@ def load_reward(name: str, settings: Mapping[str, Any], *, device: str | torch.d
 def _as(kind: Any, setting: str, value: Any) -> Any:
     """The value as the setting's type: TOML's 30 is a number of seconds, too, and its "high" is no quality."""
     try:
-        return TypeAdapter(kind, config=ConfigDict(arbitrary_types_allowed=True)).validate_python(value)
+        return TypeAdapter(kind, config=_LAX).validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]["msg"]
         raise ConfigError(

@@ -35,7 +35,11 @@ class HttpReward:
     """Images in one request."""
 
     def __post_init__(self) -> None:
-        if not self.url.startswith(("http://", "https://")):
+        try:
+            host = httpx.URL(self.url).host if self.url.startswith(("http://", "https://")) else ""
+        except httpx.InvalidURL:
+            host = ""
+        if not host:
             raise ConfigError(f"http.url is {self.url!r}.", hint="Use an address such as http://127.0.0.1:8000/score.")
         for name, least in (("timeout_s", 0.001), ("retries", 0), ("backoff_s", 0), ("chunk", 1)):
             if getattr(self, name) < least:
@@ -71,7 +75,7 @@ class HttpReward:
                 time.sleep(self.backoff_s * 2 ** (attempt - 1))
             try:
                 answer = client.post(self.url, json=body)
-            except httpx.TransportError as error:  # it does not listen, is too slow, or hung up
+            except httpx.RequestError as error:  # it does not listen, is too slow, or hung up
                 failure = f"{type(error).__name__}: {error}"
                 continue
             if answer.status_code == 200:

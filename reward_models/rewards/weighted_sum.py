@@ -61,12 +61,13 @@ class WeightedSum:
     ) -> "WeightedSum":
         """The same sum with every term's scale set to its standard deviation on these images, except those in `but`.
 
-        A term that gives all of them one score keeps its scores as they are: its scale is 1.
+        A term that gives all of them one score, up to a float's last digits, keeps its scores as they are: scale 1.
         """
 
         def scaled(term: Term) -> Term:
-            std = float(term.reward(images, prompts).double().std(correction=0))
-            return replace(term, scale=std or 1.0)
+            scores = term.reward(images, prompts).double()
+            std = float(scores.std(correction=0))
+            return replace(term, scale=std if std > 1e-6 * float(scores.abs().max()) else 1.0)
 
         return WeightedSum(terms=tuple(term if term.name in but else scaled(term) for term in self.terms))
 

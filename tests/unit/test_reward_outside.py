@@ -106,7 +106,13 @@ def test_a_service_is_not_asked_through_a_proxy(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize(
     "settings",
-    [{"url": "127.0.0.1:8000"}, {"url": "http://a", "timeout_s": 0}, {"url": "http://a", "chunk": 0}],
+    [
+        {"url": "127.0.0.1:8000"},
+        {"url": "http://"},
+        {"url": "http://a:b"},
+        {"url": "http://a", "timeout_s": 0},
+        {"url": "http://a", "chunk": 0},
+    ],
     ids=str,
 )
 def test_settings_of_a_service_that_cannot_be_used_are_refused(settings: dict[str, Any]):
@@ -178,7 +184,7 @@ def test_scales_are_the_standard_deviations_over_given_images():
     """(1, 3, 5, 7, 9) has variance 8. A term that never changes has scale 1, one that is left out its own."""
     terms = (
         Term(name="a", reward=table(1.0, 3.0, 5.0, 7.0, 9.0), weight=1.0),
-        Term(name="flat", reward=table(*[4.0] * 5), weight=1.0, scale=7.0),
+        Term(name="flat", reward=table(*[4.0] * 4, 4.000001), weight=1.0, scale=7.0),
         Term(name="kept", reward=table(0.0, 0.0, 0.0, 0.0, 9.0), weight=1.0, scale=3.0),
     )
     scaled = WeightedSum(terms=terms).scaled_on(IMAGES, PROMPTS, but=["kept"])

@@ -90,6 +90,7 @@ def test_hps_is_the_cosine_of_open_clip_on_padded_pictures(tmp_path: Path):
     torch.testing.assert_close(found, (image * text).sum(dim=1), atol=2e-3, rtol=0)
     with pytest.raises(ConfigError, match=r"hps\.version is '3'"):
         Hps.load(**settings, version="3")
+    assert load_reward("hps", settings | {"version": 2.1}) is not None  # as --set reads it
 
 
 @pytest.mark.parametrize("kind", ["mlp", "linear"])
