@@ -58,8 +58,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def from_pretrained(load: Callable[..., Any], source: str | Path, **options: Any) -> Any:
-    """What `load` makes of a folder or a hub id.
+def from_pretrained(load: Callable[..., Any], source: str | Path, *, needs_weights: bool = True, **options: Any) -> Any:
+    """What `load` makes of a folder or a hub id; a tokenizer or a processor of pictures needs no weights.
 
     Raises:
         ModelLoadError: it is not here and cannot be fetched, or is of another kind.
@@ -67,9 +67,10 @@ def from_pretrained(load: Callable[..., Any], source: str | Path, **options: Any
     try:
         return load(source, **options)
     except (OSError, HfHubHTTPError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        only = "" if needs_weights else ' --include "*.json" "*.txt"'
         raise ModelLoadError(
             f"{source} cannot be loaded: {_first_line(error)}",
-            hint=f"Where there is a network: `hf download {source}`. Or name a folder with the model.",
+            hint=f"Where there is a network: `hf download {source}{only}`. Or name a folder with the model.",
         ) from error
 
 

@@ -85,7 +85,7 @@ class ImageReward:
             vision=vision.to(device).eval().requires_grad_(False),
             text=text.to(device).eval().requires_grad_(False),
             head=LinearStack.from_tensors(_below("mlp.", tensors), width=width, device=device),
-            tokenizer=from_pretrained(AutoTokenizer.from_pretrained, tokenizer),
+            tokenizer=from_pretrained(AutoTokenizer.from_pretrained, tokenizer, needs_weights=False),
             chunk=chunk,
         )
 

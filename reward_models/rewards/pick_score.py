@@ -47,12 +47,12 @@ class PickScore:
         Raises:
             ModelLoadError: they are not here and cannot be fetched.
         """
-        stated = from_pretrained(AutoImageProcessor.from_pretrained, processor)
+        stated = from_pretrained(AutoImageProcessor.from_pretrained, processor, needs_weights=False)
         clip = from_pretrained(CLIPModel.from_pretrained, model, dtype=torch.float32)
         preprocessing = clip_preprocessing(clip.config.vision_config.image_size)
         return cls(
             model=clip.to(device).eval().requires_grad_(False),
-            tokenizer=from_pretrained(AutoTokenizer.from_pretrained, processor),
+            tokenizer=from_pretrained(AutoTokenizer.from_pretrained, processor, needs_weights=False),
             preprocessing=preprocessing | {"mean": tuple(stated.image_mean), "std": tuple(stated.image_std)},
             chunk=chunk,
         )
