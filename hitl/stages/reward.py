@@ -62,7 +62,7 @@ def training_reward(stage: Stage, desk: Desk) -> ClipHead | WeightedSum:
         # Kept, not measured again: a service may judge an image otherwise when the training goes on.
         write_atomically(path, json.dumps(wanted | {"scales": _scales(stage, terms)}, indent=2).encode())
     ranks.wait()
-    if wanted == _FITTED_ALONE:
+    if wanted["reward"] == {CLIP_HEAD: 1.0}:
         return terms[0].reward
     scales = json.loads(path.read_text())["scales"]
     return WeightedSum(terms=tuple(replace(term, scale=scales[term.name]) for term in terms))
@@ -86,6 +86,8 @@ def _what_counts(config: RunConfig) -> dict[str, Any]:
         for name, given in config.reward_settings.items()
         if name in weights
     }
+    if config.fit.pessimism and CLIP_HEAD in weights:
+        settings[CLIP_HEAD] = {"pessimism": config.fit.pessimism}
     return {"reward": weights, "reward_settings": {name: given for name, given in settings.items() if given}}
 
 
@@ -102,4 +104,5 @@ def _fitted(stage: Stage, desk: Desk) -> ClipHead:
         stage.workspace.stage_dir(stage.round, "fit") / "reward",
         device=desk.device(stage.config),
         chunk=stage.config.fit.batch_size,
+        pessimism=stage.config.fit.pessimism,
     )
