@@ -64,6 +64,24 @@ def serve(workspace: WorkspaceOption = None, settings: SetOption = None) -> None
 
 
 @app.command()
+def fit(
+    snapshot: Annotated[
+        Path | None,
+        typer.Option("--snapshot", help="Fit on these answers (a Parquet file). Default: all ratings so far."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for the reward model. Default: one under the workspace's fits/."),
+    ] = None,
+    workspace: WorkspaceOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit a reward model on the ratings, outside any round, and say how far it can be trusted."""
+    _run("fit", snapshot=snapshot, out=out, workspace=workspace, settings=settings or [], as_json=as_json)
+
+
+@app.command()
 def status(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
     """Say where the rounds stand."""
     _run("status", workspace=workspace, as_json=as_json)

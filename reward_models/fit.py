@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +146,9 @@ def fit_reward(
         ),
         mistakes=_mistakes(answers, things, pairs, judged, ours),
         drift=drift(earlier, now, probe, _features(cache, probe, load_image), seed=config.seed) if probe else None,
-        candidates=tuple(each.candidate for each in tried),
+        candidates=tuple(
+            replace(each.candidate, accuracy=_accuracy(_difference(each.scores, pairs), pairs)) for each in tried
+        ),
         side_bias=side_bias,
         mean=mean,
         std=std,
@@ -249,6 +251,11 @@ def _side_bias(choices: Choices, extras: Float[np.ndarray, "extras"]) -> float:
 
 def _difference(scores: Float[np.ndarray, "things"], pairs: Compared) -> Float[np.ndarray, "pairs"]:
     return scores[pairs.first] - scores[pairs.second]
+
+
+def _accuracy(difference: Float[np.ndarray, "pairs"], pairs: Compared) -> float:
+    decided = pairs.outcome != 0
+    return float(is_right(difference, pairs.outcome)[decided].mean())
 
 
 def _judged_pairs(answers: Sequence[Answer], pairs: Compared, data: _Data) -> Pairs:

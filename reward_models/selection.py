@@ -26,6 +26,8 @@ class Candidate:
     """Mean negative log-likelihood of the held-out choices, ties included. The lowest is chosen."""
     by_l2: dict[str, float]
     """Held-out log loss of each penalty tried."""
+    accuracy: float = float("nan")
+    """Share of the held-out comparisons that prefer an image which it gets right."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

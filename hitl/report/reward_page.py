@@ -68,8 +68,8 @@ def reward_page(rounds: Sequence[RoundFiles], image_path: Callable[[str], Path] 
     judgements = {name: found for name, found in models.items() if isinstance(found, dict)}
     found = fit.get("mistakes") or ()
     return RewardPage(
-        answers=tuple(_answers(fit, accuracy)),
-        warning=_warning(fit, accuracy),
+        answers=tuple(reward_answers(fit, accuracy)),
+        warning=reward_warning(fit, accuracy),
         legend=tuple(_legend(fit)),
         panels=tuple(reward_panels(rounds, fit, accuracy)),
         models=tuple(judgements),
@@ -105,7 +105,7 @@ def _renamed(found: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, An
 # -- sentences ------------------------------------------------------------------------------------------------------
 
 
-def _warning(fit: Mapping[str, Any], accuracy: Interval) -> str:
+def reward_warning(fit: Mapping[str, Any], accuracy: Interval) -> str:
     if bool(fit.get("is_better_than_chance", accuracy.low > 0.5)):
         return ""
     warning = "Its accuracy cannot be told from a coin: what training did with it means nothing."
@@ -119,8 +119,8 @@ def _warning(fit: Mapping[str, Any], accuracy: Interval) -> str:
     return f"{warning} {more}"
 
 
-def _answers(fit: Mapping[str, Any], accuracy: Interval) -> list[words.Answer]:
-    """What a reader wants to know of it, in their order."""
+def reward_answers(fit: Mapping[str, Any], accuracy: Interval) -> list[words.Answer]:
+    """What a reader wants to know of a fit, in their order."""
     answers = [
         words.Answer(question="Does it know what raters prefer?", sentences=tuple(_against_chance(fit, accuracy))),
         words.Answer(question="As well as people do?", sentences=tuple(_against_people(fit.get("ceiling") or {}))),

@@ -13,10 +13,10 @@ from rl.algorithms.make import make_algorithm
 
 
 def run(stage: Stage, desk: Desk) -> None:
-    """Fit, save under `fit/reward`, and refuse a model at chance, unless `fit.force` or nothing is trained on it."""
+    """Fit, save under `reward`, and refuse a model at chance, unless `fit.force` or nothing is trained on it."""
     workspace = stage.workspace
     report = fit_reward(
-        read_snapshot(workspace.round_dir(stage.round) / "snapshot.parquet"),
+        read_snapshot(stage.snapshot),
         lambda image_id: _read_image(workspace, image_id),
         stage.config.fit,
         workspace.root / "cache" / "features",
@@ -29,7 +29,7 @@ def run(stage: Stage, desk: Desk) -> None:
         on_progress=lambda done, total: stage.report(done, total),
     )
     algorithm = make_algorithm(stage.config.train.algorithm, stage.config.algorithm)
-    is_trained_on = not isinstance(algorithm, Preference | BestOfN)
+    is_trained_on = stage.apart is None and not isinstance(algorithm, Preference | BestOfN)
     require_better_than_chance(report, stage.config.fit.force or not is_trained_on)
     stage.finish({"report": report.to_dict()})
 

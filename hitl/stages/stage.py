@@ -63,6 +63,8 @@ class Stage:
     round: int
     config: RunConfig
     inputs: dict[str, Any]
+    apart: Path | None = None
+    """Where it works when it is no part of a round; `round` then says up to which one it knows."""
 
     @classmethod
     def read(cls, path: Path) -> "Stage":
@@ -73,11 +75,17 @@ class Stage:
             round=spec["round"],
             config=parse_config(spec["config"]),
             inputs=spec["inputs"],
+            apart=Path(spec["apart"]) if "apart" in spec else None,
         )
 
     @property
     def folder(self) -> Path:
-        return self.workspace.stage_dir(self.round, self.name)
+        return self.apart or self.workspace.stage_dir(self.round, self.name)
+
+    @property
+    def snapshot(self) -> Path:
+        """The answers that it may learn from."""
+        return (self.apart or self.workspace.round_dir(self.round)) / "snapshot.parquet"
 
     @property
     def place(self) -> tuple[object, ...]:
@@ -103,7 +111,7 @@ class Stage:
     def report(self, step: int, total: int, **metrics: float) -> None:
         """Append one line of progress; the hub follows the file."""
         row = {"stage": self.name, "step": step, "total": total, "metrics": metrics, "time": time.time()}
-        with (self.workspace.round_dir(self.round) / "metrics.jsonl").open("a+b") as file:
+        with ((self.apart or self.workspace.round_dir(self.round)) / "metrics.jsonl").open("a+b") as file:
             file.seek(0, io.SEEK_END)
             if file.tell():
                 file.seek(-1, io.SEEK_END)

@@ -101,7 +101,7 @@ def comparisons_of(
     Raises:
         NotEnoughRatings: there are none.
     """
-    rows = read_snapshot(stage.workspace.round_dir(stage.round) / "snapshot.parquet")
+    rows = read_snapshot(stage.snapshot)
     if algorithm.learns_from_steps:
         rows = [row for row in rows if row["round"] == stage.round]
     answers = answers_from_rows(rows)

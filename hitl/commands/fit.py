@@ -1,0 +1,110 @@
+"""`hitl fit`: a reward model on all ratings so far, or on a file of answers, outside any round."""
+
+import hashlib
+import json
+import shutil
+import sys
+import textwrap
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from data.records import Image
+from data.store import Store
+from data.workspace import Workspace, write_atomically
+from hitl.commands.reading import open_for_reading
+from hitl.config import RunConfig, load_config
+from hitl.core.errors import NotEnoughRatings, WorkspaceError
+from hitl.report.files import interval
+from hitl.report.reward_page import pseudonymous, reward_answers, reward_warning
+from hitl.worker import Worker
+
+_WIDTH = 100
+
+
+def run(snapshot: Path | None, out: Path | None, workspace: Path | None, settings: list[str], as_json: bool) -> None:
+    folder = Workspace.find(workspace)
+    config = load_config(folder.config_path, settings)
+    with open_for_reading(folder) as store:
+        newest = max((found.number for found in store.rounds()), default=0)
+        drawn = _things(store, store.images(newest))
+        probe = _things(store, store.images(1))
+        answers = _given(snapshot) if snapshot else _rated(store, folder, newest)
+    sha = hashlib.sha256(answers).hexdigest()
+    place = (out or folder.root / "fits" / sha[:12]).absolute()
+    if (place / "reward").exists() and out is not None:
+        raise WorkspaceError(f"{out} holds a reward model already.", hint="Name another folder with --out.")
+    write_atomically(place / "snapshot.parquet", answers)
+    report = _fit(folder, config, place, newest, {"drawn": drawn, "probe": probe, "snapshot": sha})
+    if as_json:
+        print(json.dumps({"path": str(place / "reward"), "report": report}))
+    else:
+        print(told(report))
+        print(f"\nThe reward model: {place / 'reward'}")
+
+
+def told(report: dict[str, Any]) -> str:
+    """What a fit says of itself, in sentences."""
+    fit = pseudonymous(report)
+    accuracy = interval(fit["accuracy"])
+    assert accuracy is not None
+    paragraphs = []
+    for answer in reward_answers(fit, accuracy):
+        lines = textwrap.wrap(" ".join(answer.sentences), _WIDTH, initial_indent="  ", subsequent_indent="  ")
+        paragraphs.append("\n".join([answer.question, *lines]))
+    if warning := reward_warning(fit, accuracy):
+        paragraphs.append("\n".join(textwrap.wrap(f"Warning: {warning}", _WIDTH)))
+    return "\n\n".join(paragraphs)
+
+
+def _rated(store: Store, folder: Workspace, newest: int) -> bytes:
+    if not store.comparisons():
+        raise NotEnoughRatings("There are no ratings to fit on.", hint=f"Rate first: hitl round -w {folder.root}")
+    path = folder.root / "fits" / "snapshot.parquet"
+    store.write_snapshot(path, newest)
+    content = path.read_bytes()
+    path.unlink()
+    return content
+
+
+def _given(snapshot: Path) -> bytes:
+    try:
+        return snapshot.read_bytes()
+    except OSError as error:
+        raise WorkspaceError(
+            f"{snapshot} cannot be read: {error.strerror}.",
+            hint="Name a snapshot.parquet of a round, or a file of its columns.",
+        ) from error
+
+
+def _things(store: Store, images: list[Image]) -> list[dict[str, str]]:
+    texts = {prompt.prompt_id: prompt.text for prompt in store.prompts()}
+    return [{"image_id": image.image_id, "prompt": texts[image.prompt_id]} for image in images]
+
+
+def _fit(folder: Workspace, config: RunConfig, place: Path, newest: int, inputs: dict[str, Any]) -> dict[str, Any]:
+    spec = {
+        "stage": "fit",
+        "workspace": str(folder.root),
+        "round": newest,
+        "config": asdict(config),
+        "inputs": inputs,
+        "apart": str(place),
+    }
+    write_atomically(place / "spec.json", json.dumps(spec).encode())
+    worker = Worker()
+    try:
+        worker.run(place / "spec.json", place / "metrics.jsonl", _show)
+        return json.loads((place / "result.json").read_text())["report"]
+    finally:
+        worker.stop()
+        for leftover in ("spec.json", "result.json", "metrics.jsonl"):
+            (place / leftover).unlink(missing_ok=True)
+        if not (place / "reward").exists():
+            shutil.rmtree(place, ignore_errors=True)
+
+
+def _show(row: dict[str, Any]) -> None:
+    if sys.stderr.isatty():
+        end = "\n" if row["step"] == row["total"] else ""
+        print(f"\rReading images: {row['step']}/{row['total']}", end=end, file=sys.stderr, flush=True)
