@@ -122,7 +122,7 @@ def _raters(fitted: Mapping[str, Any]) -> Panel | None:
         rows,
         unit="weight of the score’s difference",
         alt="Reliability of each rater, from random to average",
-        marks={"random": 0.0, "average": 1.0},
+        marks={"random": 0.0, "typical": 1.0},
     )
     return Panel(title="Reliability of raters", svg=svg, note=_left_out(len(found), "rater"))
 

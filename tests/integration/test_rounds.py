@@ -145,6 +145,37 @@ def test_steps_without_noise_are_refused_before_anything_is_drawn(tmp_path: Path
     assert not (tmp_path / "workspace" / "images").exists() or not any((tmp_path / "workspace" / "images").iterdir())
 
 
+def test_a_fit_outside_a_round_is_the_rounds_own_and_leaves_the_workspace_alone(undisturbed: Path, tmp_path: Path):
+    workspace = Workspace(undisturbed)
+    config = workspace.round_dir(1) / "config.toml"
+    copy = Workspace(tmp_path / "copy")
+    shutil.copytree(undisturbed, copy.root)
+    shutil.copy(config, copy.config_path)
+    before = outcome(copy.root)
+
+    def fit(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "hitl.cli", "fit", "-w", str(copy.root), *words]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, env=os.environ | {"HITL_THREADS": "1"}
+        )
+
+    found = json.loads(fit("--json").stdout)
+    theirs = workspace.stage_dir(1, "fit") / "reward"
+    for name in ("head.safetensors", "fit.json"):
+        assert (Path(found["path"]) / name).read_bytes() == (theirs / name).read_bytes()
+    assert outcome(copy.root) == before
+
+    snapshot, out = copy.round_dir(1) / "snapshot.parquet", tmp_path / "mine"
+    told = fit("--snapshot", str(snapshot), "--out", str(out), "--set", "fit.seed=5")
+    assert "Does it know what raters prefer?" in told.stdout
+    assert "comparisons with prompts held out from it" in " ".join(told.stdout.split())
+    assert sorted(path.name for path in out.iterdir()) == ["reward", "snapshot.parquet"]
+    again = fit("--snapshot", str(snapshot), "--out", str(out))
+    assert again.returncode == 1
+    assert "holds a reward model already" in again.stderr
+    assert "Traceback" not in again.stderr
+
+
 def test_a_finished_round_is_not_run_again(undisturbed: Path):
     before = outcome(undisturbed)
     answer = subprocess.run(

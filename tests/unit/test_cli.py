@@ -46,6 +46,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("status", 1, "There is no workspace here"),
         ("report", 1, "There is no workspace here"),
         ("export out.parquet", 1, "There is no workspace here"),
+        ("fit", 1, "There is no workspace here"),
         ("serve", 1, "There is no workspace here"),
         ("status -w nowhere", 1, "There is no store in"),
         ("pretrain out --part head", 2, "--part"),
@@ -115,3 +116,14 @@ def test_raters_and_durations():
     for text in ("", "30", "m", "-1m", "1d"):
         with pytest.raises(ConfigError):
             parse_duration(text)
+
+
+def test_a_fit_without_ratings_or_of_a_missing_file_says_so(capsys, monkeypatch):
+    hitl(capsys, monkeypatch, "init", "-w", "here")
+    code, _, err = hitl(capsys, monkeypatch, "fit", "-w", "here")
+    assert code == 1
+    assert "There are no ratings to fit on." in err
+    code, _, err = hitl(capsys, monkeypatch, "fit", "-w", "here", "--snapshot", "nothing.parquet")
+    assert code == 1
+    assert "nothing.parquet cannot be read: No such file" in err
+    assert not Path("here/fits").exists()
