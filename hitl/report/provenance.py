@@ -67,6 +67,7 @@ def _facts(latest: RoundFiles) -> list[tuple[str, str]]:
         ("Model", str(latest.provenance.get("model") or known.get("model.name") or "")),
         ("Seed", str(known.get("project.seed", ""))),
         ("Algorithm", str(known.get("train.algorithm", ""))),
+        ("Trained on", _trained_on(known)),
         ("Snapshot of the ratings", str(latest.manifests.get("rate", {}).get("snapshot", ""))),
         ("Checkpoint", str(train.get("checkpoint", ""))),
         ("Reward backbone", " ".join(str(fit[key]) for key in ("backbone", "fingerprint") if fit.get(key))),
@@ -79,6 +80,16 @@ def _facts(latest: RoundFiles) -> list[tuple[str, str]]:
     if latest.times is not None:
         facts.append(("Machine’s work", f"{when(latest.times[0])} to {when(latest.times[1])}"))
     return [(name, value) for name, value in facts if value]
+
+
+def _trained_on(known: dict[str, Any]) -> str:
+    """The rewards and their weights, where the fitted one is not all there is."""
+    weights = {name.removeprefix("reward."): weight for name, weight in known.items() if name.startswith("reward.")}
+    terms = [f"{weight:g} × {name}" for name, weight in sorted(weights.items()) if weight]
+    pessimism = known.get("fit.pessimism")
+    if pessimism:
+        terms.append(f"the fitted one less {pessimism:g} of its standard deviations")
+    return ", ".join(terms) if pessimism or weights not in ({}, {"clip_head": 1.0}) else ""
 
 
 def _sampler(found: dict[str, Any]) -> str:

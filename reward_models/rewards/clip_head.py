@@ -46,6 +46,11 @@ class ClipHead:
                 f"({fingerprint}, now {backbone.fingerprint}).",
                 hint="Fit the reward model again; its ratings are all still there.",
             )
+        if pessimism and "typical_deviation" not in found.fit:
+            raise ModelLoadError(
+                f"The reward model in {folder} does not know how sure it is: it was fitted by an earlier version.",
+                hint="Fit it again, or set fit.pessimism = 0.",
+            )
         return cls(backbone=backbone, head=found.head, mean=found.mean, std=found.std, pessimism=pessimism)
 
     @torch.no_grad()

@@ -460,6 +460,14 @@ def test_settings_that_changed_are_told_with_the_commands_to_repeat(workspace: W
     assert dict(found.facts)["Snapshot of the ratings"] == f"{2:064x}"
 
 
+def test_what_was_trained_on_is_told_where_it_is_not_the_fitted_reward_alone(workspace: Workspace):
+    folder = write_round(workspace, 1, make_scores("better", prompts=2))
+    assert "Trained on" not in dict(provenance(read_rounds(workspace, 1)).facts)
+    (folder / "config.toml").write_text("[reward]\nclip_head = 1.0\njpeg_size = -0.1\n[fit]\npessimism = 2.0\n")
+    told = dict(provenance(read_rounds(workspace, 1)).facts)["Trained on"]
+    assert told == "1 × clip_head, -0.1 × jpeg_size, the fitted one less 2 of its standard deviations"
+
+
 def test_a_reward_model_at_chance_is_warned_of(workspace: Workspace):
     folder = write_round(workspace, 1, make_scores("better", prompts=2))
     manifest = json.loads((folder / "fit" / "manifest.json").read_text())

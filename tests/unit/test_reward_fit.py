@@ -110,6 +110,49 @@ def test_scores_have_mean_0_and_std_1_on_the_reference_images(clip, tmp_path):
     assert scores.std(correction=0).item() == pytest.approx(1.0, abs=1e-4)
 
 
+def test_pessimism_takes_standard_deviations_off_and_needs_a_model_that_has_them(clip, tmp_path):
+    folder = tmp_path / "reward"
+    fit_reward(make_rows(), picture, config_for(clip), tmp_path / "cache", folder)
+    images = torch.from_numpy(np.stack([picture(f"{number}") for number in range(6)])).permute(0, 3, 1, 2)
+    prompts = [PROMPTS[0]] * 6
+    plain, careful = ClipHead.load(folder), ClipHead.load(folder, pessimism=2.0)
+    mean, deviation = plain.with_deviation(images, prompts)
+    assert (deviation > 0).all()
+    torch.testing.assert_close(plain(images, prompts), mean)
+    torch.testing.assert_close(careful(images, prompts), mean - 2 * deviation)
+
+    saved = json.loads((folder / FIT_FILE).read_text())
+    del saved["typical_deviation"]
+    (folder / FIT_FILE).write_text(json.dumps(saved))
+    ClipHead.load(folder)
+    with pytest.raises(ModelLoadError, match="does not know how sure it is"):
+        ClipHead.load(folder, pessimism=2.0)
+
+
+def test_the_last_rounds_model_is_judged_on_new_pairs_and_the_drift_on_the_probe(clip, tmp_path):
+    first, cache = make_rows(per_prompt=20), tmp_path / "cache"
+    fit_reward(first, picture, config_for(clip), cache, tmp_path / "one")
+    probe = [(f"{prompt}/{number}", prompt) for prompt in PROMPTS for number in range(4)]
+    rows = [*first, *(row | {"round": 2} for row in make_rows(per_prompt=10, seed=1))]
+    report = fit_reward(
+        rows, picture, config_for(clip), cache, tmp_path / "two", probe=probe, previous=tmp_path / "one"
+    )
+    assert report.previous is not None
+    assert report.previous.round == 1
+    assert report.previous.pairs == 60
+    assert report.previous.accuracy.mean > 0.6
+    assert report.drift is not None
+    assert report.drift.images == 24
+    assert report.drift.agreement.mean > 0.5
+    same = fit_reward(
+        first, picture, config_for(clip), cache, tmp_path / "again", probe=probe, previous=tmp_path / "one"
+    )
+    assert same.previous is None  # there is no newer round
+    assert same.drift is not None
+    assert same.drift.agreement.mean == pytest.approx(1.0)
+    assert same.drift.shift == pytest.approx(0.0, abs=1e-6)
+
+
 def test_equal_rows_give_equal_bytes_and_a_second_fit_reads_no_pixels(clip, tmp_path):
     def no_pixels(image_id: str) -> np.ndarray:
         raise AssertionError(f"{image_id} was read again")
