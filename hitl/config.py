@@ -253,6 +253,8 @@ def parse_config(tree: dict[str, Any]) -> RunConfig:
         config = TypeAdapter(RunConfig).validate_python(tree)
     except ValidationError as error:
         first = error.errors()[0]
+        if isinstance(own := first.get("ctx", {}).get("error"), ConfigError):
+            raise own from error
         dotted = ".".join(str(part) for part in first["loc"])
         if first["type"] == "unexpected_keyword_argument":
             raise ConfigError(f"There is no setting {dotted!r}.", hint=closest(dotted, _known_names())) from error

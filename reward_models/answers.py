@@ -88,7 +88,8 @@ def read_snapshot(path: Path) -> list[dict[str, Any]]:
         return pq.read_table(path, columns=columns).to_pylist()
     except (OSError, pa.ArrowException, KeyError) as error:
         raise StoreError(
-            f"The snapshot {path} cannot be read: {error}", hint="Delete it and run the fit again: it is written anew."
+            f"The snapshot {path} cannot be read: {error}",
+            hint="A round's own is written anew when it is deleted; the columns are in data/snapshot.py.",
         ) from error
 
 
@@ -127,7 +128,7 @@ def _answer(row: Mapping[str, Any]) -> Answer | None:
 
 
 def _check(images: tuple[str, ...], values: tuple[int | None, ...], levels: int) -> None:
-    hint = "Write the snapshot again from the store, or mend the file it was made from."
+    hint = "Mend the file that the answers come from; docs/reward-model.md says what a row may hold."
     if len(images) != len(values):
         raise StoreError(f"An answer has {len(images)} images and {len(values)} values.", hint=hint)
     if levels == 1 or levels < 0:

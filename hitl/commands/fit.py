@@ -18,6 +18,7 @@ from hitl.core.errors import NotEnoughRatings, WorkspaceError
 from hitl.report.files import interval
 from hitl.report.reward_page import pseudonymous, reward_answers, reward_warning
 from hitl.worker import Worker
+from reward_models.answers import answers_from_rows, read_snapshot
 
 _WIDTH = 100
 
@@ -69,12 +70,14 @@ def _rated(store: Store, folder: Workspace, newest: int) -> bytes:
 
 def _given(snapshot: Path) -> bytes:
     try:
-        return snapshot.read_bytes()
+        content = snapshot.read_bytes()
     except OSError as error:
         raise WorkspaceError(
             f"{snapshot} cannot be read: {error.strerror}.",
             hint="Name a snapshot.parquet of a round, or a file of its columns.",
         ) from error
+    answers_from_rows(read_snapshot(snapshot))  # what is wrong with it is said of the file that was named
+    return content
 
 
 def _things(store: Store, images: list[Image]) -> list[dict[str, str]]:

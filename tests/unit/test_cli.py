@@ -126,4 +126,14 @@ def test_a_fit_without_ratings_or_of_a_missing_file_says_so(capsys, monkeypatch)
     code, _, err = hitl(capsys, monkeypatch, "fit", "-w", "here", "--snapshot", "nothing.parquet")
     assert code == 1
     assert "nothing.parquet cannot be read: No such file" in err
+    Path("junk.parquet").write_text("junk")
+    code, _, err = hitl(capsys, monkeypatch, "fit", "-w", "here", "--snapshot", "junk.parquet")
+    assert code == 1
+    assert "The snapshot junk.parquet cannot be read" in err
     assert not Path("here/fits").exists()
+
+
+def test_a_setting_that_its_section_refuses_is_named_alone(capsys, monkeypatch):
+    code, _, err = hitl(capsys, monkeypatch, "init", "-w", "here", "--set", 'fit.heads=["forest"]')
+    assert code == 2
+    assert err.startswith("error: fit.heads is ['forest'], but must name some of linear, mlp")
