@@ -1,7 +1,7 @@
 """ImageReward's head as published (arXiv:2304.05977 and its code), to compare with: it stays at chance on small data.
 
 Its rectifiers are commented out, so it is one linear map through 1024, 128, 64 and 16 numbers; weights start at a
-standard deviation of 1 / (inputs + 1) in every layer, which makes the first outputs about 1e-11; Adam at 1e-5 for ten
+standard deviation of 1 / (features + 1) in every layer, which makes the first outputs about 1e-11; Adam at 1e-5 for ten
 epochs, batches of 64 pairs, ties skipped. Deviations: the input is open_clip's features instead of BLIP's (with the
 backbone frozen), and there is one seed and no choice of the best epoch.
 """
@@ -41,7 +41,7 @@ def fit_imagereward(
         network = build_network(x.shape[1], is_linear=True)
         for layer in network:
             if isinstance(layer, nn.Linear):
-                nn.init.normal_(layer.weight, std=1 / (layer.in_features + 1))
+                nn.init.normal_(layer.weight, std=1 / (x.shape[1] + 1))
                 nn.init.zeros_(layer.bias)
         optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(total, 1))
