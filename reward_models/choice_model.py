@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.linalg import cho_factor, cho_solve, eigh
 from scipy.sparse import csr_array, diags_array
 
@@ -49,18 +49,24 @@ class ChoiceModel:
 
     The penalised features are first freed of what the anchors explain (in the likelihood's curvature at equal scores)
     and scaled, block by block, so that a difference between images has a root mean square of 1. A feature's penalty is
-    `l2` after that.
+    `l2` after that. With `columns` those features alone are used, and the weights of the others are 0.
     """
 
     def __init__(
-        self, features: Float[np.ndarray, "things features"], choices: Choices, *, anchors: int = 1, blocks: int = 2
+        self,
+        features: Float[np.ndarray, "things features"],
+        choices: Choices,
+        *,
+        anchors: int = 1,
+        blocks: int = 2,
+        columns: Int[np.ndarray, "used"] | None = None,
     ) -> None:
         self._choices = choices
         self._slope = np.repeat(choices.slope, choices.sizes)
         dtype = np.float64 if features.size <= _DOUBLE_UP_TO else np.float32
-        x = np.asarray(features, dtype=dtype)
-        self.centre = x.mean(0)
-        x = x - self.centre
+        self._columns, self._features = columns, features.shape[1]
+        x = np.asarray(features if columns is None else features[:, columns], dtype=dtype)
+        x = x - x.mean(0)
         self._curvature = _curvature(
             choices, np.repeat(1 / choices.sizes, choices.sizes), np.ones(len(choices))
         ).astype(dtype)
@@ -160,6 +166,25 @@ class ChoiceModel:
         """Negative log-likelihood of each choice under each fit; a tie or grade never seen counts as very rare."""
         return self._compiled.losses(self._slope, fits.scores, self.extras(fits))
 
+    def log_evidence(
+        self, l2: Float[np.ndarray, "fits"], weights: Float[np.ndarray, "choices"]
+    ) -> Float[np.ndarray, "fits"]:
+        """How probable these answers are under each penalty as a prior, but for a constant (MacKay 1992).
+
+        Laplace's approximation, with a curvature that is taken for a multiple of the one at equal scores: there it is
+        diagonal, and a fit costs no Hessian.
+        """
+        fits = self.fit(l2, np.repeat(weights[:, None], len(l2), axis=1))
+        width, penalty = self._x.shape[1], self._penalty(l2)[: self._x.shape[1]]
+        chance = self._compiled.chances(self._slope, fits.scores, self.extras(fits))
+        bound = float(self._bound.sum())
+        found = weights @ self.losses(fits) + 0.5 * np.einsum("ij,ij->j", penalty, fits.theta[:width] ** 2)
+        for column in range(len(l2)):
+            curvature = _curvature(self._choices, chance[:, column].astype(float), weights)
+            share = float(np.einsum("ij,ij->", self._x, curvature @ self._x)) / bound if bound else 0.0
+            found[column] += 0.5 * np.log1p(share * self._bound / penalty[:, column]).sum()
+        return -found
+
     def posterior(self, l2: float, weights: Float[np.ndarray, "choices"], fits: Fits, column: int = 0) -> Posterior:
         """The maximum, to the last digits by Newton's method, and the curvature there, for the given features."""
         theta = fits.theta[:, column].astype(float)
@@ -201,7 +226,12 @@ class ChoiceModel:
         back = np.diag(1 / self._scale)
         back[:anchors, anchors:] = -self._explained / self._scale[anchors:]
         full = back @ full @ back.T
-        return Posterior(weight=back @ (spanned @ theta[:width]), covariance=(full + full.T) / 2, extras=theta[width:])
+        weight = back @ (spanned @ theta[:width])
+        if self._columns is not None:
+            among = np.zeros((self._features, count))
+            among[self._columns, np.arange(count)] = 1
+            weight, full = among @ weight, among @ full @ among.T
+        return Posterior(weight=weight, covariance=(full + full.T) / 2, extras=theta[width:])
 
     def _penalty(self, l2: np.ndarray) -> np.ndarray:
         width = self._x.shape[1]

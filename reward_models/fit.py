@@ -41,7 +41,17 @@ from reward_models.prognosis import ratings_needed
 from reward_models.reliability import Reliability, fit_reliability
 from reward_models.report import FitReport, Mistake, Point
 from reward_models.saved import FIT_FILE, HEAD_FILE, SavedHead, load_head
-from reward_models.selection import Candidate, Folds, Tried, best_l2, learning_curve, try_head, try_linear
+from reward_models.selection import (
+    Candidate,
+    Folds,
+    Reading,
+    Tried,
+    best_l2,
+    choose_reading,
+    learning_curve,
+    try_head,
+    try_linear,
+)
 from reward_models.succession import against_previous, drift
 
 _SHARES = (0.125, 0.25, 0.5)
@@ -147,7 +157,12 @@ def fit_reward(
         mistakes=_mistakes(answers, things, pairs, judged, ours),
         drift=drift(earlier, now, probe, _features(cache, probe, load_image), seed=config.seed) if probe else None,
         candidates=tuple(
-            replace(each.candidate, accuracy=_accuracy(_difference(each.scores, pairs), pairs)) for each in tried
+            replace(
+                each.candidate,
+                reads=str(data.reading) if each.candidate.head == "linear" else "",
+                accuracy=_accuracy(_difference(each.scores, pairs), pairs),
+            )
+            for each in tried
         ),
         side_bias=side_bias,
         mean=mean,
@@ -168,6 +183,7 @@ class _Data:
 
     features: Float[Tensor, "things features"]
     group: np.ndarray
+    reading: Reading
     model: ChoiceModel
     """Of the choices, with each rater's slope."""
     folds: Folds
@@ -191,12 +207,20 @@ class _Data:
         newest = max(answer.round for answer in answers)
         weights = np.array([config.replay ** (newest - answers[each].round) for each in choices.answer])
         folds = Folds.of(choices, group, config.folds)
-        model = ChoiceModel(features.numpy(), choices)
+        reading, model = choose_reading(features.numpy(), choices, config.l2, weights)
         l2 = best_l2(model, folds, config.l2, weights)
         reliability = fit_reliability(model, answers, l2, weights)
         if config.weigh_raters:
             model = model.with_slopes(reliability.slope)
-        return cls(features=features, group=group, model=model, folds=folds, weights=weights, reliability=reliability)
+        return cls(
+            features=features,
+            group=group,
+            reading=reading,
+            model=model,
+            folds=folds,
+            weights=weights,
+            reliability=reliability,
+        )
 
 
 def _heads_for(config: RewardFitConfig, answers: int) -> list[str]:
