@@ -32,10 +32,10 @@ from reward_models.choices import as_choices
 from reward_models.config import RewardFitConfig
 from reward_models.heads.imagereward import fit_imagereward
 from reward_models.heads.mlp import fit_mlp
-from reward_models.intervals import interval
+from reward_models.intervals import cross_validated, interval
 from reward_models.judgement import is_right
 from reward_models.reliability import fit_reliability
-from reward_models.selection import Folds, best_l2, choose_reading, try_linear
+from reward_models.selection import Folds, best_l2, compare_readings, try_linear
 
 IMAGES = 4
 """Of each prompt."""
@@ -140,11 +140,11 @@ def linear(
     choices = as_choices(answers, things)
     group, _ = groups(answers, things)
     counted, folds = np.ones(len(choices)), Folds.of(choices, group, FOLDS)
-    _, model = choose_reading(world.features[rows], choices, GRID, counted)
+    readings = compare_readings(world.features[rows], choices, folds, GRID, counted)
     if weigh:
-        found = fit_reliability(model, answers, best_l2(model, folds, GRID, counted), counted)
-        model = model.with_slopes(found.slope)
-    tried = try_linear(model, folds, group, GRID, counted)
+        l2 = best_l2(readings.model, folds, GRID, counted)
+        readings = readings.with_slopes(fit_reliability(readings.model, answers, l2, counted).slope)
+    tried, model = try_linear(readings, folds, group, GRID, counted), readings.model
     l2 = tried.candidate.l2
     assert l2 is not None
     posterior = model.posterior(l2, counted, model.fit(np.array([l2]), counted[:, None]))
@@ -216,7 +216,8 @@ def coverage(seed: int, width: int, count: int) -> dict[str, float]:
     weight, model, (tried, folds, group, things) = linear(world, answers)
     pairs = compared(answers, things)
     apart = tried.scores[pairs.first] - tried.scores[pairs.second]
-    found = interval(is_right(apart, pairs.outcome), group[pairs.first], seed=0)
+    right = is_right(apart, pairs.outcome)
+    found = cross_validated(interval(right, group[pairs.first], seed=0), folds.count)
     true = world.judged(lambda x: x @ weight)
     counted = np.ones(len(model.choices))
     fits = model.fit(np.array([tried.candidate.l2]), counted[:, None])
@@ -230,7 +231,22 @@ def coverage(seed: int, width: int, count: int) -> dict[str, float]:
         "accuracy in its interval": float(found.low <= true <= found.high),
         "width of the interval": found.high - found.low,
         "true differences in the posterior's": float((np.abs(error) <= 1.96 * deviation).mean()),
-        "parts": float(folds.count),
+    }
+
+
+def coin(seed: int, width: int, count: int) -> dict[str, float]:
+    """Answers that have nothing to do with the images: how often the fit's interval lies above one half."""
+    world = World(seed, width, 30)
+    world.utility[:] = 0
+    answers = world.answers(count)
+    _, _, (tried, folds, group, things) = linear(world, answers)
+    pairs = compared(answers, things)
+    right = is_right(tried.scores[pairs.first] - tried.scores[pairs.second], pairs.outcome)
+    found = interval(right, group[pairs.first], seed=0)
+    return {
+        "held-out accuracy": found.mean,
+        "above one half": float(cross_validated(found, folds.count).low > 0.5),
+        "above one half, parts taken for independent": float(found.low > 0.5),
     }
 
 
@@ -238,6 +254,7 @@ CASES: dict[str, tuple[Callable[[int, int, int], dict[str, float]], list[tuple[i
     "heads": (heads, [(width, count) for width in (256, 768) for count in (300, 1000, 3000)], 8),
     "ties": (ties, [(256, 300), (256, 1000), (256, 3000)], 12),
     "raters": (raters, [(256, 300), (256, 1000), (256, 3000)], 8),
+    "coin": (coin, [(64, 160)], 200),
     "coverage": (coverage, [(128, 120), (128, 480)], 200),
 }
 """Name -> (case, (width of the image features, pairs), worlds)."""

@@ -102,6 +102,9 @@ class Database:
                 f"The store could not be read: {_reason(error)}.",
                 hint="Look at the disk's free space, then start again.",
             ) from error
+        except RuntimeError as error:
+            _let_ctrl_c_be(error)
+            raise
 
     def rows(self, query: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
         """Answer one question as of the last commit."""
@@ -120,6 +123,9 @@ class Database:
                     f"The store could not be written: {_reason(error)}.",
                     hint="Free some space on the disk, then start again: what was acknowledged is safe.",
                 ) from error
+            except RuntimeError as error:
+                _let_ctrl_c_be(error)
+                raise
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -187,6 +193,12 @@ def _connect(path: Path) -> duckdb.DuckDBPyConnection:
         else:
             hint = f"Move {path.name} and {path.name}.wal away and try again: the store is made anew from the journal."
         raise StoreError(f"{path} cannot be opened: {reason}.", hint=hint) from error
+
+
+def _let_ctrl_c_be(error: RuntimeError) -> None:
+    """DuckDB turns the signal that meets it in a query into an error of its own."""
+    if str(error) == "Query interrupted":
+        raise KeyboardInterrupt from error
 
 
 def _reason(error: duckdb.Error) -> str:

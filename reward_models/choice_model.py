@@ -167,20 +167,21 @@ class ChoiceModel:
         return self._compiled.losses(self._slope, fits.scores, self.extras(fits))
 
     def log_evidence(
-        self, l2: Float[np.ndarray, "fits"], weights: Float[np.ndarray, "choices"]
+        self, l2: Float[np.ndarray, "fits"], weights: Float[np.ndarray, "choices fits"]
     ) -> Float[np.ndarray, "fits"]:
         """How probable these answers are under each penalty as a prior, but for a constant (MacKay 1992).
 
         Laplace's approximation, with a curvature that is taken for a multiple of the one at equal scores: there it is
         diagonal, and a fit costs no Hessian.
         """
-        fits = self.fit(l2, np.repeat(weights[:, None], len(l2), axis=1))
+        fits = self.fit(l2, weights)
         width, penalty = self._x.shape[1], self._penalty(l2)[: self._x.shape[1]]
         chance = self._compiled.chances(self._slope, fits.scores, self.extras(fits))
         bound = float(self._bound.sum())
-        found = weights @ self.losses(fits) + 0.5 * np.einsum("ij,ij->j", penalty, fits.theta[:width] ** 2)
+        found = np.einsum("ij,ij->j", weights, self.losses(fits))
+        found += 0.5 * np.einsum("ij,ij->j", penalty, fits.theta[:width] ** 2)
         for column in range(len(l2)):
-            curvature = _curvature(self._choices, chance[:, column].astype(float), weights)
+            curvature = _curvature(self._choices, chance[:, column].astype(float), weights[:, column])
             share = float(np.einsum("ij,ij->", self._x, curvature @ self._x)) / bound if bound else 0.0
             found[column] += 0.5 * np.log1p(share * self._bound / penalty[:, column]).sum()
         return -found

@@ -35,8 +35,8 @@ from reward_models.heads.ensemble import EnsembleHead, fit_ensemble
 from reward_models.heads.imagereward import fit_imagereward
 from reward_models.heads.linear import LinearHead
 from reward_models.heads.mlp import MlpHead, fit_mlp
-from reward_models.intervals import interval
-from reward_models.judgement import Pairs, ceiling, gain, is_right, judge, mistakes
+from reward_models.intervals import cross_validated, interval
+from reward_models.judgement import Judgement, Pairs, ceiling, gain, is_right, judge, mistakes
 from reward_models.prognosis import ratings_needed
 from reward_models.reliability import Reliability, fit_reliability
 from reward_models.report import FitReport, Mistake, Point
@@ -44,10 +44,10 @@ from reward_models.saved import FIT_FILE, HEAD_FILE, SavedHead, load_head
 from reward_models.selection import (
     Candidate,
     Folds,
-    Reading,
+    Readings,
     Tried,
     best_l2,
-    choose_reading,
+    compare_readings,
     learning_curve,
     try_head,
     try_linear,
@@ -117,7 +117,7 @@ def fit_reward(
 
     judged = _judged_pairs(answers, pairs, data)
     ours, zero_shot = (_difference(each, pairs) for each in (best.scores, features[:, 0].double().numpy()))
-    judgement = judge(judged, ours, seed=config.seed)
+    judgement = _cross_validated(judge(judged, ours, seed=config.seed), data.folds.count)
     zero_shot_judgement = judge(judged, zero_shot, seed=config.seed)
     curve = _curve(data, judged, pairs, judgement.accuracy, config)
     decided = int((pairs.outcome != 0).sum())
@@ -141,7 +141,7 @@ def fit_reward(
         held_out_by=held_out_by,
         accuracy=judgement.accuracy,
         zero_shot=zero_shot_judgement.accuracy,
-        gain=gain(judged, ours, zero_shot, seed=config.seed),
+        gain=cross_validated(gain(judged, ours, zero_shot, seed=config.seed), data.folds.count),
         judgement=judgement,
         zero_shot_judgement=zero_shot_judgement,
         ceiling=ceiling(judged, ours, seed=config.seed),
@@ -157,12 +157,7 @@ def fit_reward(
         mistakes=_mistakes(answers, things, pairs, judged, ours),
         drift=drift(earlier, now, probe, _features(cache, probe, load_image), seed=config.seed) if probe else None,
         candidates=tuple(
-            replace(
-                each.candidate,
-                reads=str(data.reading) if each.candidate.head == "linear" else "",
-                accuracy=_accuracy(_difference(each.scores, pairs), pairs),
-            )
-            for each in tried
+            replace(each.candidate, accuracy=_accuracy(_difference(each.scores, pairs), pairs)) for each in tried
         ),
         side_bias=side_bias,
         mean=mean,
@@ -183,12 +178,15 @@ class _Data:
 
     features: Float[Tensor, "things features"]
     group: np.ndarray
-    reading: Reading
-    model: ChoiceModel
+    readings: Readings
     """Of the choices, with each rater's slope."""
     folds: Folds
     weights: Float[np.ndarray, "choices"]
     reliability: Reliability
+
+    @property
+    def model(self) -> ChoiceModel:
+        return self.readings.model
 
     @property
     def choices(self) -> Choices:
@@ -207,16 +205,15 @@ class _Data:
         newest = max(answer.round for answer in answers)
         weights = np.array([config.replay ** (newest - answers[each].round) for each in choices.answer])
         folds = Folds.of(choices, group, config.folds)
-        reading, model = choose_reading(features.numpy(), choices, config.l2, weights)
-        l2 = best_l2(model, folds, config.l2, weights)
-        reliability = fit_reliability(model, answers, l2, weights)
+        readings = compare_readings(features.numpy(), choices, folds, config.l2, weights)
+        l2 = best_l2(readings.model, folds, config.l2, weights)
+        reliability = fit_reliability(readings.model, answers, l2, weights)
         if config.weigh_raters:
-            model = model.with_slopes(reliability.slope)
+            readings = readings.with_slopes(reliability.slope)
         return cls(
             features=features,
             group=group,
-            reading=reading,
-            model=model,
+            readings=readings,
             folds=folds,
             weights=weights,
             reliability=reliability,
@@ -235,7 +232,7 @@ def _features(cache: FeatureCache, things: Sequence[Thing], load_image: LoadImag
 
 def _try(head: str, data: _Data, config: RewardFitConfig) -> Tried:
     if head == "linear":
-        return try_linear(data.model, data.folds, data.group, config.l2, data.weights)
+        return try_linear(data.readings, data.folds, data.group, config.l2, data.weights)
 
     def fit(weights: Float[np.ndarray, "choices"]) -> Float[np.ndarray, "things"]:
         network = _fit_network(head, data, weights, config, None)
@@ -282,6 +279,20 @@ def _accuracy(difference: Float[np.ndarray, "pairs"], pairs: Compared) -> float:
     return float(is_right(difference, pairs.outcome)[decided].mean())
 
 
+def _cross_validated(judgement: Judgement, parts: int) -> Judgement:
+    """With the wider intervals of what a fit held out from its parts."""
+    tie_aware = judgement.tie_aware
+    return replace(
+        judgement,
+        accuracy=cross_validated(judgement.accuracy, parts),
+        macro=cross_validated(judgement.macro, parts),
+        tie_aware=None if tie_aware is None else cross_validated(tie_aware, parts),
+        brier=cross_validated(judgement.brier, parts),
+        by_task={name: cross_validated(found, parts) for name, found in judgement.by_task.items()},
+        by_rater={name: cross_validated(found, parts) for name, found in judgement.by_rater.items()},
+    )
+
+
 def _judged_pairs(answers: Sequence[Answer], pairs: Compared, data: _Data) -> Pairs:
     return Pairs(
         first=pairs.first,
@@ -302,10 +313,10 @@ def _curve(data: _Data, judged: Pairs, pairs: Compared, accuracy: Interval, conf
     decided, fitted_on = pairs.outcome != 0, 1 - 1 / folds.count
     points = []
     for share, scores in zip(
-        _SHARES, learning_curve(data.model, folds, grid, data.weights, _SHARES, seed=config.seed), strict=True
+        _SHARES, learning_curve(data.readings, folds, grid, data.weights, _SHARES, seed=config.seed), strict=True
     ):
         right = is_right(_difference(scores, pairs), pairs.outcome)[decided]
-        found = interval(right, judged.cluster[decided], seed=config.seed)
+        found = cross_validated(interval(right, judged.cluster[decided], seed=config.seed), folds.count)
         points.append(Point(comparisons=round(len(pairs) * share * fitted_on), accuracy=found))
     return [*points, Point(comparisons=round(len(pairs) * fitted_on), accuracy=accuracy)]
 

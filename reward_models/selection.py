@@ -1,7 +1,7 @@
 """Which head, and with what penalty: cross-validation with all answers about a prompt in one part."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -67,40 +67,6 @@ def group_of(choices: Choices, group: Int[np.ndarray, "things"]) -> Int[np.ndarr
     return group[choices.scores.indices[choices.scores.indptr[rows]]]
 
 
-def try_linear(
-    model: ChoiceModel,
-    folds: Folds,
-    group: Int[np.ndarray, "things"],
-    l2: Sequence[float],
-    weights: Float[np.ndarray, "choices"],
-) -> Tried:
-    """Every penalty in every part, all at once."""
-    choices, grid = model.choices, np.array(sorted(l2, reverse=True))
-    inner = _inner_splits(choices, folds, group, weights) if len(grid) > 1 and len(choices) <= _NESTED_UP_TO else []
-    outer = [folds.fitted_on(part) for part in range(folds.count)]
-    kept = [*outer, *(fitted for _, fitted, _ in inner)]
-    columns = np.repeat(np.stack(kept, axis=1), len(grid), axis=1)
-    fits = model.fit(np.tile(grid, len(kept)), weights[:, None] * columns)
-    loss = model.losses(fits).reshape(len(choices), len(kept), len(grid))
-    held_out = np.zeros((len(choices), len(grid)))
-    for part in range(folds.count):
-        rows = folds.of_choice == part
-        held_out[rows] = loss[rows, part]
-    by_l2 = weights @ held_out / weights.sum()
-    best = int(by_l2.argmin())
-    taken = _chosen_inside(inner, loss[:, folds.count :], weights, folds.count) if inner else np.full(folds.count, best)
-    scores = fits.scores.reshape(-1, len(kept), len(grid))
-    return Tried(
-        candidate=Candidate(
-            head="linear",
-            l2=float(grid[best]),
-            log_loss=float(weights @ held_out[np.arange(len(choices)), taken[folds.of_choice]] / weights.sum()),
-            by_l2={f"{each:g}": float(found) for each, found in zip(grid, by_l2, strict=True)},
-        ),
-        scores=scores[np.arange(len(scores)), folds.of_thing, taken[folds.of_thing]].astype(float),
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Reading:
     """Which features the linear head reads, and whether the CLIP score among them is all but free of a penalty."""
@@ -131,24 +97,99 @@ _READINGS_UP_TO = 20_000
 """Choices up to which readings are compared. With more, features that say nothing cost nothing."""
 
 
-def choose_reading(
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readings:
+    """Models of the same choices that read other features, and which of them the answers speak for."""
+
+    models: tuple[ChoiceModel, ...]
+    names: tuple[str, ...]
+    chosen: int
+    """By all answers."""
+    of_part: Int[np.ndarray, "parts"]
+    """By the answers outside each part alone: what a part is judged on has no say in it."""
+
+    @property
+    def model(self) -> ChoiceModel:
+        return self.models[self.chosen]
+
+    def with_slopes(self, slope: Float[np.ndarray, "choices"]) -> "Readings":
+        return replace(self, models=tuple(model.with_slopes(slope) for model in self.models))
+
+
+def compare_readings(
     features: Float[np.ndarray, "things features"],
     choices: Choices,
+    folds: Folds,
     l2: Sequence[float],
     weights: Float[np.ndarray, "choices"],
-) -> tuple[Reading, ChoiceModel]:
-    """The reading under which the answers are most probable, at its best penalty.
+) -> Readings:
+    """The readings under which the answers are most probable, each at its best penalty.
 
-    By evidence, which uses all answers, and not by cross-validation: of few answers, what a held-out part says of six
-    readings is mostly noise.
+    By evidence, which uses all answers it is given, and not by cross-validation: of few answers, what a held-out part
+    says of six readings is mostly noise.
     """
     readings = READINGS if len(choices) <= _READINGS_UP_TO else READINGS[:1]
-    models = [reading.model(features, choices) for reading in readings]
-    if len(models) == 1:
-        return readings[0], models[0]
-    evidence = [model.log_evidence(np.array(l2), weights).max() for model in models]
-    best = int(np.argmax(evidence))
-    return readings[best], models[best]
+    models = tuple(reading.model(features, choices) for reading in readings)
+    best = np.zeros(folds.count + 1, int)
+    if len(models) > 1:
+        kept = [np.ones(len(choices), bool), *(folds.fitted_on(part) for part in range(folds.count))]
+        columns = np.repeat(weights[:, None] * np.stack(kept, axis=1), len(l2), axis=1)
+        table = [model.log_evidence(np.tile(l2, len(kept)), columns).reshape(len(kept), -1).max(1) for model in models]
+        best = np.argmax(table, axis=0)
+    return Readings(models=models, names=tuple(map(str, readings)), chosen=int(best[0]), of_part=best[1:])
+
+
+def try_linear(
+    readings: Readings,
+    folds: Folds,
+    group: Int[np.ndarray, "things"],
+    l2: Sequence[float],
+    weights: Float[np.ndarray, "choices"],
+) -> Tried:
+    """Every penalty in every part, all at once. A part is judged with the features and the penalty that the answers
+    outside it chose; which are taken in the end is chosen by all answers.
+    """
+    choices, grid = readings.model.choices, np.array(sorted(l2, reverse=True))
+    parts = np.arange(folds.count)
+    table, _ = _held_out(readings.model, folds, parts, grid, weights)
+    by_l2 = weights @ table / weights.sum()
+    best = int(by_l2.argmin())
+    is_nested = len(grid) > 1 and len(choices) <= _NESTED_UP_TO
+    inner = _inner_splits(choices, folds, group) if is_nested else []
+    losses, scores = np.empty(len(choices)), np.empty(len(choices.things))
+    for number in np.unique(readings.of_part):
+        model, mine = readings.models[number], parts[readings.of_part == number]
+        table, found = _held_out(model, folds, mine, grid, weights)
+        taken = np.full(folds.count, best)
+        if is_nested:
+            inside = [each for each in inner if each[0] in mine]
+            taken = _chosen_inside(model, inside, grid, weights, folds.count)
+        for place, part in enumerate(mine):
+            rows, things = folds.of_choice == part, folds.of_thing == part
+            losses[rows], scores[things] = table[rows, taken[part]], found[things, place, taken[part]]
+    return Tried(
+        candidate=Candidate(
+            head="linear",
+            l2=float(grid[best]),
+            log_loss=float(weights @ losses / weights.sum()),
+            by_l2={f"{each:g}": float(loss) for each, loss in zip(grid, by_l2, strict=True)},
+            reads=readings.names[readings.chosen],
+        ),
+        scores=scores,
+    )
+
+
+def _held_out(
+    model: ChoiceModel, folds: Folds, parts: np.ndarray, grid: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Losses of the parts' choices under every penalty, (choices, penalties); and all scores, (things, parts, ...)."""
+    kept = np.stack([folds.fitted_on(int(part)) for part in parts], axis=1)
+    fits = model.fit(np.tile(grid, len(parts)), weights[:, None] * np.repeat(kept, len(grid), axis=1))
+    loss = model.losses(fits).reshape(len(weights), len(parts), len(grid))
+    table = np.zeros((len(weights), len(grid)))
+    for place, part in enumerate(parts):
+        table[folds.of_choice == part] = loss[folds.of_choice == part, place]
+    return table, fits.scores.reshape(-1, len(parts), len(grid)).astype(float)
 
 
 def best_l2(model: ChoiceModel, folds: Folds, l2: Sequence[float], weights: Float[np.ndarray, "choices"]) -> float:
@@ -180,7 +221,7 @@ def try_head(
 
 
 def learning_curve(
-    model: ChoiceModel,
+    readings: Readings,
     folds: Folds,
     l2: Sequence[float],
     weights: Float[np.ndarray, "choices"],
@@ -189,23 +230,23 @@ def learning_curve(
     seed: int,
 ) -> list[Float[np.ndarray, "things"]]:
     """Held-out scores of the linear head fitted on each share of the answers outside a part, at its best penalty."""
-    choices, grid = model.choices, np.array(sorted(l2, reverse=True))
+    choices, grid = readings.model.choices, np.array(sorted(l2, reverse=True))
     chance = np.random.default_rng([seed, 1]).random(int(choices.answer.max()) + 1)[choices.answer]
-    kept = [(chance < share) & folds.fitted_on(part) for share in shares for part in range(folds.count)]
-    columns = np.repeat(np.stack(kept, axis=1), len(grid), axis=1)
-    fits = model.fit(np.tile(grid, len(kept)), weights[:, None] * columns)
-    loss = model.losses(fits).reshape(len(choices), len(shares), folds.count, len(grid))
-    scores = fits.scores.reshape(-1, len(shares), folds.count, len(grid))
     found = []
-    for number in range(len(shares)):
-        held_out = loss[np.arange(len(choices)), number, folds.of_choice]
-        best = int((weights @ held_out).argmin())
-        found.append(scores[np.arange(len(scores)), number, folds.of_thing, best].astype(float))
+    for share in shares:
+        table, scores = np.empty((len(choices), len(grid))), np.empty((len(choices.things), len(grid)))
+        for number in np.unique(readings.of_part):
+            mine = np.flatnonzero(readings.of_part == number)
+            losses, every = _held_out(readings.models[number], folds, mine, grid, weights * (chance < share))
+            for place, part in enumerate(mine):
+                rows, things = folds.of_choice == part, folds.of_thing == part
+                table[rows], scores[things] = losses[rows], every[things, place]
+        found.append(scores[:, int((weights @ table).argmin())])
     return found
 
 
 def _inner_splits(
-    choices: Choices, folds: Folds, group: Int[np.ndarray, "things"], weights: Float[np.ndarray, "choices"]
+    choices: Choices, folds: Folds, group: Int[np.ndarray, "things"]
 ) -> list[tuple[int, np.ndarray, np.ndarray]]:
     """(outer part, fitted on, judged on) inside each part that has several groups."""
     mine, found = group_of(choices, group), []
@@ -222,10 +263,18 @@ def _inner_splits(
 
 
 def _chosen_inside(
-    inner: list[tuple[int, np.ndarray, np.ndarray]], loss: np.ndarray, weights: np.ndarray, parts: int
+    model: ChoiceModel,
+    inner: list[tuple[int, np.ndarray, np.ndarray]],
+    grid: np.ndarray,
+    weights: np.ndarray,
+    parts: int,
 ) -> np.ndarray:
     """Index of each part's penalty; the strongest (the first) where one group inside tells nothing."""
-    total = np.zeros((parts, loss.shape[2]))
-    for column, (part, _, judged_on) in enumerate(inner):
-        total[part] += weights[judged_on] @ loss[judged_on, column]
+    total = np.zeros((parts, len(grid)))
+    if inner:
+        kept = np.repeat(np.stack([fitted for _, fitted, _ in inner], axis=1), len(grid), axis=1)
+        loss = model.losses(model.fit(np.tile(grid, len(inner)), weights[:, None] * kept))
+        loss = loss.reshape(len(weights), len(inner), len(grid))
+        for column, (part, _, judged_on) in enumerate(inner):
+            total[part] += weights[judged_on] @ loss[judged_on, column]
     return total.argmin(1)

@@ -4,6 +4,8 @@ import hashlib
 import json
 import logging
 import math
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -17,7 +19,7 @@ import duckdb
 import pyarrow.parquet as pq
 import pytest
 
-from data.database import STORAGE_VERSION
+from data.database import STORAGE_VERSION, Database
 from data.journal import Journal, read_entries
 from data.records import FINISHED, Prompt, Rating
 from data.store import Store
@@ -656,3 +658,16 @@ def test_the_journal_alone_tells_the_story(tmp_path: Path):
         "round_state_set",
     ]
     assert json.loads(workspace.journal_path.read_text().splitlines()[9])["data"]["rows"][0]["value"] is None
+
+
+def test_ctrl_c_that_meets_a_query_is_still_ctrl_c(tmp_path: Path):
+    database = Database.open(tmp_path / "store.duckdb")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job has it ignored
+    stop = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    stop.start()
+    with pytest.raises(KeyboardInterrupt):
+        database.rows("SELECT max(hash(a.range + b.range)) FROM range(10000000) a, range(100000) b")
+    stop.join()
+    signal.signal(signal.SIGINT, before)
+    assert database.rows("SELECT 42") == [(42,)]
+    database.close()
