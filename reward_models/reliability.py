@@ -59,9 +59,10 @@ def fit_reliability(
     part = _parts(answers, choices, rater, len(names))
     beta, unit = np.ones(len(names)), np.ones(len(forms))
     theta, error = np.empty((2, len(names), 2))
+    start = None  # the next pass begins where this one ended
     for _ in range(_PASSES):
         slope = beta[rater] * (unit / _of_pairs(unit, forms))[form]
-        held, fixed = _predicted_without(model.with_slopes(slope), part, l2, weights)
+        held, fixed, start = _predicted_without(model.with_slopes(slope), part, l2, weights, start)
         unit = np.array(
             [_common_slope(choices, held, fixed, beta[rater], weights * (form == n)) for n in range(len(forms))]
         )
@@ -113,20 +114,25 @@ def _parts(answers: Sequence[Answer], choices: Choices, rater: Int[np.ndarray, "
 
 
 def _predicted_without(
-    model: ChoiceModel, part: Int[np.ndarray, "choices"], l2: float, weights: Float[np.ndarray, "choices"]
-) -> tuple[Float[np.ndarray, "alternatives"], Float[np.ndarray, "alternatives"]]:
+    model: ChoiceModel,
+    part: Int[np.ndarray, "choices"],
+    l2: float,
+    weights: Float[np.ndarray, "choices"],
+    start: np.ndarray | None,
+) -> tuple[Float[np.ndarray, "alternatives"], Float[np.ndarray, "alternatives"], np.ndarray]:
     """Scores' and extras' share of every alternative's utility, by the fit that did not see its part.
 
     Without sides: those are each rater's own.
     """
     count = int(part.max()) + 1
-    fits = model.fit(np.full(count, l2), weights[:, None] * (part[:, None] != np.arange(count)))
+    kept = weights[:, None] * (part[:, None] != np.arange(count))
+    fits = model.fit(np.full(count, l2), kept, start=start)
     rows = np.repeat(part, model.choices.sizes)
     scores = (model.choices.scores @ fits.scores)[np.arange(len(rows)), rows]
     is_side = np.array([name.split(",")[0] == "side" for name in model.choices.extra_names])
     found = np.where(is_side[:, None], 0, model.extras(fits))
     extras = (model.choices.extras @ found)[np.arange(len(rows)), rows]
-    return scores.astype(float), extras.astype(float)
+    return scores.astype(float), extras.astype(float), fits.theta
 
 
 def _common_slope(
