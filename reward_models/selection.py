@@ -94,7 +94,7 @@ READINGS = tuple(
     for image, product in ((True, True), (True, False), (False, True))
 )
 _READINGS_UP_TO = 20_000
-"""Choices up to which readings are compared. With more, features that say nothing cost nothing."""
+"""Choices up to which readings are compared. With more, features that say nothing cost little."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
