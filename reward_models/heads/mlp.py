@@ -16,7 +16,7 @@ SIZES = (1024, 128, 64, 16, 1)
 DROPOUT = (0.2, 0.2, 0.1, 0.0)
 
 _PRIOR_PRECISIONS = np.logspace(-3, 3, 13)
-_LEAST_BATCH, _MOST_BATCH, _MOST_STEPS = 256, 1024, 500
+_LEAST_BATCH, _MOST_BATCH, _MOST_STEPS = 256, 1024, 350
 
 
 @dataclass(frozen=True, slots=True)
