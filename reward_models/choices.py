@@ -107,12 +107,11 @@ class Choices:
 def as_choices(answers: Sequence[Answer], things: Sequence[Thing]) -> Choices:
     """All answers as choices among alternatives."""
     writer = _Writer(answers, {thing: number for number, thing in enumerate(things)})
+    writer.pairs([number for number, answer in enumerate(answers) if answer.is_pair])
     for number, answer in enumerate(answers):
         if answer.levels:
             writer.grades(number, answer)
-        elif len(answer.images) == 2:
-            writer.pair(number, answer)
-        else:
+        elif len(answer.images) > 2:
             writer.ranking(number, answer)
     return writer.choices(things)
 
@@ -120,14 +119,30 @@ def as_choices(answers: Sequence[Answer], things: Sequence[Thing]) -> Choices:
 _Terms = list[tuple[int, float]]
 """Columns and their coefficients."""
 _Alternative = tuple[_Terms, _Terms]
-"""Its scores and its extras. Tuples: there can be hundreds of thousands."""
+"""Its scores and its extras."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entries:
+    """Entries of a sparse matrix whose rows are alternatives, by choice (int) and place in it."""
+
+    choice: np.ndarray
+    place: np.ndarray
+    column: np.ndarray
+    value: np.ndarray
+
+    def matrix(self, first_row: np.ndarray, shape: tuple[int, int]) -> csr_array:
+        return csr_array((self.value, (first_row[self.choice] + self.place, self.column)), shape)
 
 
 class _Writer:
-    """Collects alternatives as coordinates, choice by choice."""
+    """Collects alternatives as coordinates: of pairs, of which there can be hundreds of thousands, all at once; of the
+    rest choice by choice.
+    """
 
     def __init__(self, answers: Sequence[Answer], index: Mapping[Thing, int]) -> None:
         pairs = [answer for answer in answers if answer.is_pair]
+        self._answers = answers
         self._index = index
         self._prompt = np.unique([answer.prompt for answer in answers], return_inverse=True)[1]
         self._raters = len({answer.rater for answer in answers})
@@ -137,25 +152,86 @@ class _Writer:
         self._names: dict[str, int] = {}
         self._penalties: list[float] = []
         self._last: set[int] = set()  # extras of prompts: of those there can be thousands
-        self._choices: list[tuple[int, int, list[_Alternative]]] = []
-        self._side_terms: dict[tuple[str, bool], tuple[_Terms, _Terms]] = {}
+        self._number: list[int] = []
+        self._chosen: list[int] = []
+        self._sizes: list[int] = []
+        self._scores: list[_Entries] = []
+        self._extras: list[_Entries] = []
 
-    def pair(self, number: int, answer: Answer) -> None:
-        one, other = (self._index[image, answer.prompt] for image in answer.images)
-        left, right = self._sides(answer)
-        alternatives: list[_Alternative] = [([(one, 1.0)], left), ([(other, 1.0)], right)]
+    def pairs(self, numbers: Sequence[int]) -> None:
+        answers = [self._answers[number] for number in numbers]
+        one, other = (
+            np.array([self._index[answer.images[side], answer.prompt] for answer in answers], dtype=int)
+            for side in (0, 1)
+        )
+        every = np.arange(len(answers))
+        self._put(self._scores, every, 0, one, 1.0)
+        self._put(self._scores, every, 1, other, 1.0)
+        self._put_sides(answers)
+        size = 2
         if self._ties:
-            alternatives.append(([(one, 0.5), (other, 0.5)], [(self._extra("tie"), 1.0)]))
+            self._put(self._scores, every, size, one, 0.5)
+            self._put(self._scores, every, size, other, 0.5)
+            self._put(self._extras, every, size, self._extra("tie"), 1.0)
+            size += 1
         if self._bad:
-            alternatives.append(([], self._bad_threshold(answer)))
-        ranks = answer.values
-        if answer.both_bad:
-            chosen = len(alternatives) - 1
-        elif _is_tie(answer):
-            chosen = 2
-        else:
-            chosen = 1 if ranks[0] is None or (ranks[1] is not None and ranks[1] < ranks[0]) else 0
-        self._choices.append((number, chosen, alternatives))
+            self._put_thresholds(answers, size)
+            size += 1
+        self._number += numbers
+        self._chosen += [_chosen_of_pair(answer, size) for answer in answers]
+        self._sizes += [size] * len(answers)
+
+    def _put_sides(self, answers: Sequence[Answer]) -> None:
+        left = np.array(
+            [(answer.left == answer.images[0]) - (answer.left == answer.images[1]) for answer in answers], dtype=float
+        )
+        known = np.flatnonzero(left)
+        if not known.size:
+            return
+        names = [np.full(len(known), self._extra("side"))]
+        if self._raters > 1:
+            names.append(
+                np.array([self._extra(f"side, rater {answers[each].rater}", RATER_PENALTY) for each in known.tolist()])
+            )
+        for name in names:
+            self._put(self._extras, known, 0, name, left[known] / 2)
+            self._put(self._extras, known, 1, name, -left[known] / 2)
+
+    def _put_thresholds(self, answers: Sequence[Answer], place: int) -> None:
+        every = np.arange(len(answers))
+        names = [
+            np.full(len(answers), self._extra("both bad")),
+            np.array([self._of_prompt("both bad", answer.prompt) for answer in answers]),
+        ]
+        if self._raters > 1:
+            names.append(np.array([self._extra(f"both bad, rater {each.rater}", RATER_PENALTY) for each in answers]))
+        for name in names:
+            self._put(self._extras, every, place, name, 1.0)
+
+    def _put(
+        self,
+        entries: list[_Entries],
+        choice: np.ndarray,
+        place: int,
+        column: np.ndarray | int,
+        value: np.ndarray | float,
+    ) -> None:
+        columns, values = np.broadcast_to(column, choice.shape), np.broadcast_to(value, choice.shape)
+        entries.append(_Entries(choice, np.full(len(choice), place), columns, values))
+
+    def _add(self, number: int, chosen: int, alternatives: Sequence[_Alternative]) -> None:
+        choice = len(self._number)
+        for entries, kind in ((self._scores, 0), (self._extras, 1)):
+            found = [(place, *term) for place, each in enumerate(alternatives) for term in each[kind]]
+            place, column, value = zip(*found, strict=True) if found else ((), (), ())
+            entries.append(
+                _Entries(
+                    np.full(len(found), choice), np.array(place, int), np.array(column, int), np.array(value, float)
+                )
+            )
+        self._number.append(number)
+        self._chosen.append(chosen)
+        self._sizes.append(len(alternatives))
 
     def ranking(self, number: int, answer: Answer) -> None:
         index = [self._index[image, answer.prompt] for image in answer.images]
@@ -174,12 +250,10 @@ class _Writer:
                 for subset in combinations(sorted(left), size)
             ]
             if len(subsets) <= _MOST_ALTERNATIVES:
-                self._choices.append(
-                    (number, subsets.index(tuple(sorted(best))), [self._set(each) for each in subsets])
-                )
+                self._add(number, subsets.index(tuple(sorted(best))), [self._set(each) for each in subsets])
             elif rest:
                 for thing in best:
-                    self._choices.append((number, 0, [self._set([each]) for each in (thing, *rest)]))
+                    self._add(number, 0, [self._set([each]) for each in (thing, *rest)])
             left = rest
 
     def grades(self, number: int, answer: Answer) -> None:
@@ -197,32 +271,11 @@ class _Writer:
                 )
                 for level in range(1, answer.levels + 1)
             ]
-            self._choices.append((number, value - 1, alternatives))
+            self._add(number, value - 1, alternatives)
 
     def _set(self, things: Sequence[int]) -> _Alternative:
         extras = [] if len(things) == 1 else [(self._extra(f"tie of {len(things)} in a ranking"), 1.0)]
         return [(thing, 1 / len(things)) for thing in things], extras
-
-    def _sides(self, answer: Answer) -> tuple[_Terms, _Terms]:
-        if not answer.left:
-            return [], []
-        key = answer.rater, answer.left == answer.images[0]
-        if key not in self._side_terms:
-            self._side_terms[key] = self._new_sides(*key)
-        return self._side_terms[key]
-
-    def _new_sides(self, rater: str, is_first_left: bool) -> tuple[_Terms, _Terms]:
-        names = [self._extra("side")]
-        if self._raters > 1:
-            names.append(self._extra(f"side, rater {rater}", RATER_PENALTY))
-        sign = 0.5 if is_first_left else -0.5
-        return [(name, sign) for name in names], [(name, -sign) for name in names]
-
-    def _bad_threshold(self, answer: Answer) -> _Terms:
-        names = [self._extra("both bad"), self._of_prompt("both bad", answer.prompt)]
-        if self._raters > 1:
-            names.append(self._extra(f"both bad, rater {answer.rater}", RATER_PENALTY))
-        return [(name, 1.0) for name in names]
 
     def _extra(self, name: str, penalty: float = ANCHOR_PENALTY) -> int:
         if name not in self._names:
@@ -235,31 +288,47 @@ class _Writer:
         return number
 
     def choices(self, things: Sequence[Thing]) -> Choices:
-        self._choices.sort(key=lambda each: len(each[2]))  # stable: those with as many alternatives keep their order
-        alternatives = [each for _, _, several in self._choices for each in several]
-        starts = np.concatenate([[0], np.cumsum([len(several) for _, _, several in self._choices], dtype=int)])
-        offsets = np.array([chosen for _, chosen, _ in self._choices], dtype=int)
-        order = sorted(range(len(self._penalties)), key=lambda number: (number in self._last, number))
-        names = sorted(self._names, key=self._names.__getitem__)
-        answer = np.array([number for number, _, _ in self._choices], dtype=int)
+        number, sizes = np.array(self._number, dtype=int), np.array(self._sizes, dtype=int)
+        order = np.lexsort((number, sizes))  # stable: a ranking's places stay in their order
+        starts = np.concatenate([[0], np.cumsum(sizes[order])])
+        first_row = np.empty(len(number), int)
+        first_row[order] = starts[:-1]
+        by_age = sorted(range(len(self._penalties)), key=lambda each: (each in self._last, each))
+        column = np.empty(len(by_age), int)
+        column[by_age] = np.arange(len(by_age))
+        names = list(self._names)
+        scores, extras = _joined(self._scores), _joined(self._extras)
+        extras = replace(extras, column=column[extras.column])
+        answer = number[order]
         return Choices(
             things=things,
-            scores=_sparse([scores for scores, _ in alternatives], len(things)),
-            extras=csr_array(_sparse([extras for _, extras in alternatives], len(names))[:, order]),
-            extra_names=tuple(names[number] for number in order),
-            extra_penalty=np.array(self._penalties, dtype=float)[order],
+            scores=scores.matrix(first_row, (int(starts[-1]), len(things))),
+            extras=extras.matrix(first_row, (int(starts[-1]), len(names))),
+            extra_names=tuple(names[each] for each in by_age),
+            extra_penalty=np.array(self._penalties, dtype=float)[by_age],
             starts=starts,
-            chosen=starts[:-1] + offsets,
+            chosen=starts[:-1] + np.array(self._chosen, dtype=int)[order],
             answer=answer,
             prompt=self._prompt[answer],
-            slope=np.ones(len(self._choices)),
+            slope=np.ones(len(answer)),
         )
 
 
-def _sparse(rows: Sequence[_Terms], columns: int) -> csr_array:
-    pointer = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=int)])
-    flat = np.array([entry for row in rows for entry in row], dtype=float).reshape(-1, 2)
-    return csr_array((flat[:, 1].copy(), flat[:, 0].astype(np.int32), pointer), (len(rows), columns))
+def _joined(entries: Sequence[_Entries]) -> _Entries:
+    choice, place, column = (
+        np.concatenate([np.zeros(0, int), *(getattr(each, name) for each in entries)])
+        for name in ("choice", "place", "column")
+    )
+    return _Entries(choice, place, column, np.concatenate([np.zeros(0), *(each.value for each in entries)]))
+
+
+def _chosen_of_pair(answer: Answer, size: int) -> int:
+    one, other = answer.values
+    if answer.both_bad:
+        return size - 1
+    if one == other:
+        return 2
+    return 1 if one is None or (other is not None and other < one) else 0
 
 
 def _is_tie(answer: Answer) -> bool:
