@@ -105,7 +105,7 @@ def fit_mlp(
     """
     counted = np.ones(len(choices)) if weights is None else np.asarray(weights, dtype=float)
     x = features.float()
-    scale = _block_scale(x)
+    scale = block_scale(x)
     x = x / scale
     kept = int((counted > 0).sum())
     batch_size = min(max(_LEAST_BATCH, kept // 64), _MOST_BATCH)
@@ -124,7 +124,7 @@ def fit_mlp(
             optimizer, lambda step: 0.5 + 0.5 * math.cos(math.pi * min(step / total, 1))
         )
         for _ in range(epochs):
-            for rows in _batches(choices, counted, batch_size):
+            for rows in batches(choices, counted, batch_size):
                 batch = Batch.of(choices, rows, fixed, counted)
                 loss = batch.loss(network(x[batch.things]).squeeze(1))
                 optimizer.zero_grad()
@@ -205,7 +205,7 @@ class Batch:
         return (torch.cat(losses) * self.weights).sum() / self.weights.sum()
 
 
-def _batches(choices: Choices, weights: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+def batches(choices: Choices, weights: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
     """Rows of whole prompts in random order, about `batch_size` at a time."""
     rows = np.flatnonzero(weights > 0)
     prompt = choices.prompt[rows]
@@ -230,7 +230,7 @@ def _utilities_of_extras(choices: Choices, weights: np.ndarray) -> np.ndarray:
     return np.asarray(choices.extras @ extras)
 
 
-def _block_scale(x: Float[Tensor, "things features"]) -> Float[Tensor, "features"]:
+def block_scale(x: Float[Tensor, "things features"]) -> Float[Tensor, "features"]:
     """Root mean square about the mean of each block [score | image | image * text], repeated over its features."""
     count = (x.shape[1] - 1) // 2
     away = x - x.mean(0)
