@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hitl.core.errors import ConfigError, ModelLoadError
-from reward_models.pixels import prepare
+from reward_models.pixels import prepare, resized
 from reward_models.prompts import PromptLengths, require_one_each
 
 STARTER = "starter"
@@ -111,6 +111,12 @@ class Backbone:
     ) -> Float[Tensor, "batch 3 s t"]:
         """What open_clip's own transform does to a PIL image, but on tensors, so that gradients pass."""
         return prepare(images.to(self.device), self.preprocessing)
+
+    def resized(
+        self, images: UInt8[Tensor, "batch 3 h w"] | Float[Tensor, "batch 3 h w"]
+    ) -> Float[Tensor, "batch 3 s t"]:
+        """In [0, 1] at the size that the model sees, before it is normalised."""
+        return resized(images.to(self.device), self.preprocessing)
 
     def image_features(
         self, images: UInt8[Tensor, "batch 3 h w"] | Float[Tensor, "batch 3 h w"]

@@ -20,22 +20,28 @@ def prepare(
     `preprocessing` has open_clip's names: size, interpolation, mean, std, and resize_mode, which is shortest (crop the
     middle), longest (pad with fill_color) or squash.
     """
+    x = resized(images, preprocessing)
+    mean, std = (torch.tensor(preprocessing[key], device=x.device).reshape(3, 1, 1) for key in ("mean", "std"))
+    return (x - mean) / std
+
+
+def resized(
+    images: UInt8[Tensor, "batch 3 h w"] | Float[Tensor, "batch 3 h w"], preprocessing: Mapping[str, Any]
+) -> Float[Tensor, "batch 3 s t"]:
+    """In [0, 1] at the size that the model sees, before it is normalised. What has that size stays as it is."""
     x = images.float() / 255 if images.dtype == torch.uint8 else images.float()
     height, width = _pair(preprocessing["size"])
     mode = preprocessing["interpolation"]
     if preprocessing["resize_mode"] == "squash":
-        x = _resize(x, height, width, mode)
-    elif preprocessing["resize_mode"] == "longest":
+        return _resize(x, height, width, mode)
+    if preprocessing["resize_mode"] == "longest":
         scale = min(height / x.shape[2], width / x.shape[3])
         x = _resize(x, round(x.shape[2] * scale), round(x.shape[3] * scale), mode)
-        x = _centre_pad(x, height, width, preprocessing["fill_color"] / 255)
-    else:
-        scale = max(height / x.shape[2], width / x.shape[3])
-        x = _resize(x, max(height, int(x.shape[2] * scale)), max(width, int(x.shape[3] * scale)), mode)
-        top, left = round((x.shape[2] - height) / 2), round((x.shape[3] - width) / 2)
-        x = x[:, :, top : top + height, left : left + width]
-    mean, std = (torch.tensor(preprocessing[key], device=x.device).reshape(3, 1, 1) for key in ("mean", "std"))
-    return (x - mean) / std
+        return _centre_pad(x, height, width, preprocessing["fill_color"] / 255)
+    scale = max(height / x.shape[2], width / x.shape[3])
+    x = _resize(x, max(height, int(x.shape[2] * scale)), max(width, int(x.shape[3] * scale)), mode)
+    top, left = round((x.shape[2] - height) / 2), round((x.shape[3] - width) / 2)
+    return x[:, :, top : top + height, left : left + width]
 
 
 def clip_preprocessing(size: int) -> dict[str, Any]:
