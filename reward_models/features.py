@@ -3,12 +3,14 @@
 import hashlib
 import json
 import logging
+import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from torch import Tensor
@@ -34,11 +36,12 @@ class FeatureCache:
     are computed again.
     """
 
-    def __init__(self, folder: Path, backbone: Backbone) -> None:
+    def __init__(self, folder: Path | None, backbone: Backbone) -> None:
+        """Without a folder features are kept in memory alone: for a backbone that the next fit will not see."""
         self._backbone = backbone
-        self._folder = folder / backbone.fingerprint
+        self._folder = folder / backbone.fingerprint if folder else None
         self._known: dict[str, np.ndarray] = {}
-        if self._folder.is_dir():
+        if self._folder and self._folder.is_dir():
             for path in sorted(self._folder.glob("*.safetensors")):
                 self._read(path)
 
@@ -99,10 +102,56 @@ class FeatureCache:
         if not found:
             return
         self._known.update(found)
+        if self._folder is None:
+            return
         keys = sorted(found)
         name = hashlib.sha256("\n".join(keys).encode()).hexdigest()[:32]
         content = save({"features": np.stack([found[key] for key in keys])}, metadata={"keys": json.dumps(keys)})
         write_atomically(self._folder / f"{name}.safetensors", content)
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """Pictures for those who see them many times: read once, at the size that a backbone sees, in 8 bits.
+
+    They lie in a file without a name, so the system decides how much of it is in memory: 12 kB for a picture at 64×64,
+    150 kB at 224×224. A picture of another size is rounded to 8 bits once it has the backbone's, as open_clip's own
+    transform does; one of that size is as it was.
+    """
+
+    pixels: np.ndarray
+    """uint8 (pictures, 3, height, width)"""
+    row: np.ndarray
+    """Of each image asked for; int (images,)."""
+
+    @classmethod
+    def read(cls, image_ids: Sequence[str], load_image: LoadImage, backbone: Backbone, folder: Path) -> "Pictures":
+        """The file is in `folder` and goes with the last reference to it.
+
+        Raises:
+            WorkspaceError: an image is missing or cannot be read.
+        """
+        distinct, row = np.unique(np.array(image_ids), return_inverse=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.zeros(0)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            for number, image_id in enumerate(distinct.tolist()):
+                picture = torch.from_numpy(_picture(image_id, load_image).copy()).permute(2, 0, 1)[None]
+                fitted = (backbone.resized(picture) * 255).round().to(torch.uint8).cpu().numpy()
+                if number == 0:
+                    pixels = np.memmap(file, np.uint8, "w+", shape=(len(distinct), *fitted.shape[1:]))
+                pixels[number] = fitted[0]
+        return cls(pixels, row)
+
+    def take(self, rows: np.ndarray) -> UInt8[Tensor, "batch 3 h w"]:
+        return torch.from_numpy(np.array(self.pixels[self.row[rows]]))
+
+    @torch.no_grad()
+    def features(self, backbone: Backbone) -> Float[Tensor, "images width"]:
+        """Of each image asked for; a picture is encoded once."""
+        starts = range(0, len(self.pixels), backbone.chunk)
+        parts = [torch.from_numpy(np.array(self.pixels[start : start + backbone.chunk])) for start in starts]
+        return torch.cat([backbone.image_features(part).cpu() for part in parts])[self.row]
 
 
 def _picture(image_id: str, load_image: LoadImage) -> np.ndarray:
