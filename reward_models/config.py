@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from hitl.core.errors import ConfigError
 
-HEAD_NAMES = ("linear", "mlp", "ensemble", "imagereward")
+HEAD_NAMES = ("linear", "mlp", "ensemble", "finetune", "imagereward")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,10 +19,11 @@ class RewardFitConfig:
     pretrained: str = ""
     """Tag of the weights for an open_clip name, such as `openai`. Empty for `starter` and for folders."""
     heads: tuple[str, ...] = ("linear", "mlp", "ensemble")
-    """Heads to choose from by cross-validation: `linear`, `mlp`, `ensemble` (five networks), and `imagereward`, the
-    published recipe, to compare with."""
+    """Heads to choose from by cross-validation: `linear`, `mlp`, `ensemble` (five networks), `finetune`, which
+    trains the backbone's last blocks too and passes over the images many times, and `imagereward`, the published
+    recipe, to compare with."""
     mlp_from: int = 2000
-    """Answers below which no network is tried: it loses to the linear head there and costs time."""
+    """Answers below which the linear head alone is tried: the others lose to it there and cost time."""
     l2: tuple[float, ...] = (10000.0, 3000.0, 1000.0, 300.0, 100.0, 30.0, 10.0)
     """Penalties of the linear head to choose from by cross-validation."""
     folds: int = 5

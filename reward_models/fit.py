@@ -29,9 +29,10 @@ from reward_models.backbone import Backbone, joint_features
 from reward_models.choice_model import ChoiceModel, losses_of_scores
 from reward_models.choices import Choices, as_choices
 from reward_models.config import RewardFitConfig
-from reward_models.features import FeatureCache, LoadImage
+from reward_models.features import FeatureCache, LoadImage, Pictures
 from reward_models.heads import Head
 from reward_models.heads.ensemble import EnsembleHead, fit_ensemble
+from reward_models.heads.finetune import FinetuneHead, fit_finetune
 from reward_models.heads.imagereward import fit_imagereward
 from reward_models.heads.linear import LinearHead
 from reward_models.heads.mlp import MlpHead, fit_mlp
@@ -40,7 +41,7 @@ from reward_models.judgement import Judgement, Pairs, ceiling, gain, is_right, j
 from reward_models.prognosis import ratings_needed
 from reward_models.reliability import Reliability, fit_reliability
 from reward_models.report import FitReport, Mistake, Point
-from reward_models.saved import FIT_FILE, HEAD_FILE, SavedHead, load_head
+from reward_models.saved import FIT_FILE, HEAD_FILE, SavedHead, backbone_for, load_head
 from reward_models.selection import (
     Candidate,
     Folds,
@@ -100,12 +101,26 @@ def fit_reward(
     features = _features(cache, things, load_image)
 
     data = _Data.of(answers, things, features, group, config)
-    tried = [_try(head, data, config) for head in _heads_for(config, len(answers))]
+    heads = _heads_for(config, len(answers))
+    tuning = None
+    if "finetune" in heads:
+        pictures = Pictures.read([image for image, _ in things], load_image, backbone, cache_dir)
+        text = cache.texts([prompt for _, prompt in things])
+        tuning = _Tuning(backbone=backbone, pictures=pictures, text=text)
+    tried = [_try(head, data, tuning, config) for head in heads]
     best = min(tried, key=lambda each: each.candidate.log_loss)
     earlier = load_head(previous, backbone.fingerprint) if previous is not None else None
-    head, side_bias = _fit(best.candidate, data, config, earlier.head if earlier and config.warm_start else None)
+    start = earlier.head if earlier and config.warm_start else None
+    head, side_bias = _fit(best.candidate, data, tuning, config, start)
 
-    reference = _features(cache, sorted(reference_images), load_image) if reference_images else features
+    def read_by(head: Head, these: Sequence[Thing]) -> Float[Tensor, "these features"]:
+        adapted = backbone_for(head, backbone)
+        return _features(cache if adapted is backbone else FeatureCache(None, adapted), these, load_image)
+
+    def scored_by(saved: SavedHead, these: Sequence[Thing]) -> Float[np.ndarray, "these"]:
+        return saved.scores(read_by(saved.head, these))
+
+    reference = read_by(head, sorted(reference_images) or things)
     head = head.centred_on(reference)
     with torch.no_grad():
         raw, deviation = (each.double() for each in head.predict(reference))
@@ -145,7 +160,9 @@ def fit_reward(
         judgement=judgement,
         zero_shot_judgement=zero_shot_judgement,
         ceiling=ceiling(judged, ours, seed=config.seed),
-        previous=against_previous(earlier, answers, pairs, judged, ours, features, seed=config.seed),
+        previous=against_previous(scored_by(earlier, things), answers, pairs, judged, ours, seed=config.seed)
+        if earlier
+        else None,
         raters_fitted=data.reliability.raters,
         form_slopes=data.reliability.form_slopes,
         learning_curve=tuple(curve),
@@ -155,7 +172,9 @@ def fit_reward(
             len(pairs),
         ),
         mistakes=_mistakes(answers, things, pairs, judged, ours),
-        drift=drift(earlier, now, probe, _features(cache, probe, load_image), seed=config.seed) if probe else None,
+        drift=drift(scored_by(earlier, probe), scored_by(now, probe), probe, seed=config.seed)
+        if earlier and probe
+        else None,
         candidates=tuple(
             replace(each.candidate, accuracy=_accuracy(_difference(each.scores, pairs), pairs)) for each in tried
         ),
@@ -183,6 +202,8 @@ class _Data:
     folds: Folds
     weights: Float[np.ndarray, "choices"]
     reliability: Reliability
+    l2: float
+    """The linear head's penalty, near enough."""
 
     @property
     def model(self) -> ChoiceModel:
@@ -217,7 +238,36 @@ class _Data:
             folds=folds,
             weights=weights,
             reliability=reliability,
+            l2=l2,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Tuning:
+    """What the head `finetune` needs beside features: the pictures, and the backbone to see them with."""
+
+    backbone: Backbone
+    pictures: Pictures
+    text: Float[Tensor, "things width"]
+
+    def fit(
+        self, data: _Data, weights: Float[np.ndarray, "choices"], config: RewardFitConfig, part: int | None = None
+    ) -> FinetuneHead:
+        return fit_finetune(
+            data.features,
+            data.choices,
+            backbone=self.backbone,
+            pictures=self.pictures,
+            text=self.text,
+            reading=data.readings.reading(part),
+            l2=data.l2,
+            seed=config.seed,
+            weights=weights,
+        )
+
+    def scores(self, head: FinetuneHead) -> Float[np.ndarray, "things"]:
+        features = joint_features(self.pictures.features(head.adapt(self.backbone)), self.text)
+        return head.predict(features)[0].double().numpy()
 
 
 def _heads_for(config: RewardFitConfig, answers: int) -> list[str]:
@@ -230,11 +280,13 @@ def _features(cache: FeatureCache, things: Sequence[Thing], load_image: LoadImag
     return joint_features(image, cache.texts([prompt for _, prompt in things]))
 
 
-def _try(head: str, data: _Data, config: RewardFitConfig) -> Tried:
+def _try(head: str, data: _Data, tuning: _Tuning | None, config: RewardFitConfig) -> Tried:
     if head == "linear":
         return try_linear(data.readings, data.folds, data.group, config.l2, data.weights)
 
-    def fit(weights: Float[np.ndarray, "choices"]) -> Float[np.ndarray, "things"]:
+    def fit(weights: Float[np.ndarray, "choices"], part: int) -> Float[np.ndarray, "things"]:
+        if tuning and head == "finetune":
+            return tuning.scores(tuning.fit(data, weights, config, part))
         network = _fit_network(head, data, weights, config, None)
         with torch.no_grad():
             return network.predict(data.features)[0].double().numpy()
@@ -242,16 +294,22 @@ def _try(head: str, data: _Data, config: RewardFitConfig) -> Tried:
     return try_head(head, fit, data.choices, data.folds, data.weights)
 
 
-def _fit(candidate: Candidate, data: _Data, config: RewardFitConfig, start: Head | None) -> tuple[Head, float]:
+def _fit(
+    candidate: Candidate, data: _Data, tuning: _Tuning | None, config: RewardFitConfig, start: Head | None
+) -> tuple[Head, float]:
     """The chosen head on all answers, and the side bias beside it."""
     if candidate.l2 is not None:
         fits = data.model.fit(np.array([candidate.l2]), data.weights[:, None], tolerance=1e-3)
         posterior = data.model.posterior(candidate.l2, data.weights, fits)
         return LinearHead.of(posterior), _side_bias(data.choices, posterior.extras)
-    network = _fit_network(candidate.head, data, data.weights, config, start)
-    with torch.no_grad():
-        scores = network.predict(data.features)[0].double().numpy()
-    return network, _side_bias(data.choices, losses_of_scores(data.choices, scores, data.weights)[1])
+    if tuning and candidate.head == "finetune":
+        head = tuning.fit(data, data.weights, config)
+        scores = tuning.scores(head)
+    else:
+        head = _fit_network(candidate.head, data, data.weights, config, start)
+        with torch.no_grad():
+            scores = head.predict(data.features)[0].double().numpy()
+    return head, _side_bias(data.choices, losses_of_scores(data.choices, scores, data.weights)[1])
 
 
 def _fit_network(

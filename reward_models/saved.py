@@ -4,7 +4,7 @@ import importlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,9 +14,22 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hitl.core.errors import ModelLoadError
+from reward_models.backbone import Backbone
 from reward_models.heads import HEADS, Head
 
 HEAD_FILE, FIT_FILE = "head.safetensors", "fit.json"
+
+
+@runtime_checkable
+class Adapting(Protocol):
+    """A head that reads the features of another backbone than the one it was fitted on: of what it made of it."""
+
+    def adapt(self, backbone: Backbone) -> Backbone: ...
+
+
+def backbone_for(head: Head, backbone: Backbone) -> Backbone:
+    """The backbone whose features the head reads: the passed one itself, but for a head that adapts it."""
+    return head.adapt(backbone) if isinstance(head, Adapting) else backbone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +73,7 @@ def read_head(folder: Path) -> SavedHead:
 
 
 def load_head(folder: Path, fingerprint: str) -> SavedHead | None:
-    """The head in a folder, if there is one that reads the same features."""
+    """The head in a folder, if there is one that was fitted on the same backbone."""
     if not (folder / FIT_FILE).exists():
         return None
     found = read_head(folder)

@@ -101,8 +101,8 @@ _READINGS_UP_TO = 20_000
 class Readings:
     """Models of the same choices that read other features, and which of them the answers speak for."""
 
+    readings: tuple[Reading, ...]
     models: tuple[ChoiceModel, ...]
-    names: tuple[str, ...]
     chosen: int
     """By all answers."""
     of_part: Int[np.ndarray, "parts"]
@@ -111,6 +111,10 @@ class Readings:
     @property
     def model(self) -> ChoiceModel:
         return self.models[self.chosen]
+
+    def reading(self, part: int | None = None) -> Reading:
+        """By the answers outside the part, or by all."""
+        return self.readings[self.chosen if part is None else self.of_part[part]]
 
     def with_slopes(self, slope: Float[np.ndarray, "choices"]) -> "Readings":
         return replace(self, models=tuple(model.with_slopes(slope) for model in self.models))
@@ -136,7 +140,7 @@ def compare_readings(
         columns = np.repeat(weights[:, None] * np.stack(kept, axis=1), len(l2), axis=1)
         table = [model.log_evidence(np.tile(l2, len(kept)), columns).reshape(len(kept), -1).max(1) for model in models]
         best = np.argmax(table, axis=0)
-    return Readings(models=models, names=tuple(map(str, readings)), chosen=int(best[0]), of_part=best[1:])
+    return Readings(readings=readings, models=models, chosen=int(best[0]), of_part=best[1:])
 
 
 def try_linear(
@@ -173,7 +177,7 @@ def try_linear(
             l2=float(grid[best]),
             log_loss=float(weights @ losses / weights.sum()),
             by_l2={f"{each:g}": float(loss) for each, loss in zip(grid, by_l2, strict=True)},
-            reads=readings.names[readings.chosen],
+            reads=str(readings.reading()),
         ),
         scores=scores,
     )
@@ -203,16 +207,16 @@ def best_l2(model: ChoiceModel, folds: Folds, l2: Sequence[float], weights: Floa
 
 def try_head(
     head: str,
-    fit: Callable[[Float[np.ndarray, "choices"]], Float[np.ndarray, "things"]],
+    fit: Callable[[Float[np.ndarray, "choices"], int], Float[np.ndarray, "things"]],
     choices: Choices,
     folds: Folds,
     weights: Float[np.ndarray, "choices"],
 ) -> Tried:
-    """A head without a penalty to choose. `fit` fits it on weighted choices and scores all things."""
+    """A head without a penalty to choose. `fit` fits it on choices weighted 0 in a part and scores all things."""
     losses, scores = np.empty(len(choices)), np.empty(len(choices.things))
     for part in range(folds.count):
         fitted_on = weights * folds.fitted_on(part)
-        found = fit(fitted_on)
+        found = fit(fitted_on, part)
         loss, _ = losses_of_scores(choices, found, fitted_on)
         losses[~folds.fitted_on(part)] = loss[~folds.fitted_on(part)]
         scores[folds.of_thing == part] = found[folds.of_thing == part]

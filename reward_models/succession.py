@@ -6,13 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 from scipy.stats import rankdata
-from torch import Tensor
 
 from data.bootstrap import Interval
 from reward_models.answers import Answer, Compared, Thing
 from reward_models.intervals import interval
 from reward_models.judgement import Pairs, gain, is_right
-from reward_models.saved import SavedHead
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,20 +39,20 @@ class Drift:
 
 
 def against_previous(
-    earlier: SavedHead | None,
+    scores: Float[np.ndarray, "things"],
     answers: Sequence[Answer],
     pairs: Compared,
     judged: Pairs,
     ours: Float[np.ndarray, "pairs"],
-    features: Float[Tensor, "things features"],
     *,
     seed: int,
 ) -> Previous | None:
+    """`scores` are the previous model's. None when the newest round decided nothing, or is the only one."""
     rounds = np.array([answers[each].round for each in pairs.answer])
     newest = rounds == rounds.max()
-    if earlier is None or newest.all() or not (pairs.outcome[newest] != 0).any():
+    if newest.all() or not (pairs.outcome[newest] != 0).any():
         return None
-    theirs = _difference(earlier, features, pairs)[newest]
+    theirs = (scores[pairs.first] - scores[pairs.second])[newest]
     part = judged.take(newest)
     decided = part.outcome != 0
     right = is_right(theirs[decided], part.outcome[decided])
@@ -67,19 +65,17 @@ def against_previous(
 
 
 def drift(
-    earlier: SavedHead | None,
-    now: SavedHead,
+    before: Float[np.ndarray, "probe"],
+    after: Float[np.ndarray, "probe"],
     probe: Sequence[Thing],
-    features: Float[Tensor, "things features"],
     *,
     seed: int,
 ) -> Drift | None:
-    """Where there is an earlier model, and a prompt with three images to put in an order."""
+    """Of the earlier model's scores to this one's, where a prompt has three images to put in an order."""
     _, prompt = np.unique([text for _, text in probe], return_inverse=True)
     several = [number for number, count in enumerate(np.bincount(prompt)) if count > 2] if probe else []
-    if earlier is None or not several:
+    if not several:
         return None
-    before, after = earlier.scores(features), now.scores(features)
     means = (np.bincount(prompt, weights=each) / np.bincount(prompt) for each in (before, after))
     before, after = (each - mean[prompt] for each, mean in zip((before, after), means, strict=True))
     agreement = [_rank_correlation(before[prompt == each], after[prompt == each]) for each in several]
@@ -88,13 +84,6 @@ def drift(
         agreement=interval(np.array(agreement), np.array(several), seed=seed),
         shift=float(np.sqrt(np.mean((after - before) ** 2))),
     )
-
-
-def _difference(
-    earlier: SavedHead, features: Float[Tensor, "things features"], pairs: Compared
-) -> Float[np.ndarray, "pairs"]:
-    scores = earlier.scores(features)
-    return scores[pairs.first] - scores[pairs.second]
 
 
 def _rank_correlation(one: Float[np.ndarray, "n"], other: Float[np.ndarray, "n"]) -> float:

@@ -35,5 +35,6 @@ HEADS: dict[str, str] = {
     "linear": "reward_models.heads.linear:LinearHead",
     "mlp": "reward_models.heads.mlp:MlpHead",
     "ensemble": "reward_models.heads.ensemble:EnsembleHead",
+    "finetune": "reward_models.heads.finetune:FinetuneHead",
     "imagereward": "reward_models.heads.mlp:MlpHead",
 }

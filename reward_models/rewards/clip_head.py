@@ -11,7 +11,7 @@ from torch import Tensor
 from hitl.core.errors import ModelLoadError
 from reward_models.backbone import Backbone
 from reward_models.heads import Head
-from reward_models.saved import read_head
+from reward_models.saved import backbone_for, read_head
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +51,7 @@ class ClipHead:
                 f"The reward model in {folder} does not know how sure it is: it was fitted by an earlier version.",
                 hint="Fit it again, or set fit.pessimism = 0.",
             )
+        backbone = backbone_for(found.head, backbone)
         return cls(backbone=backbone, head=found.head, mean=found.mean, std=found.std, pessimism=pessimism)
 
     @torch.no_grad()
