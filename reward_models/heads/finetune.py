@@ -110,8 +110,8 @@ def fit_finetune(
     few, with which the others predict these best (a tempered posterior: Grünwald and van Ommen 2017, arXiv:1412.3730).
 
     `features` are the plain backbone's, and `pictures` and `text` what they are of, one for each thing; `reading` is
-    which of them the linear weights are fitted to, before and after. The linear weights begin at the linear head's, and weight decay pulls them back to it, not to 0. The passed backbone is left as
-    it was, and so is the caller's random state.
+    which features the linear head reads, before and after. The linear weights begin at the linear head's, and weight
+    decay pulls them back to it, not to 0. The passed backbone is left as it was, and so is the caller's random state.
 
     Raises:
         ConfigError: the image tower has no blocks that this file knows.

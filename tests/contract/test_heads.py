@@ -17,9 +17,10 @@ from reward_models.choice_model import losses_of_scores
 from reward_models.choices import Choices, as_choices
 from reward_models.heads import HEADS, Head
 from reward_models.heads.ensemble import EnsembleHead, fit_ensemble, prompt_bootstrap
+from reward_models.heads.finetune import FinetuneHead
 from reward_models.heads.imagereward import decided_pairs, fit_imagereward
 from reward_models.heads.linear import LinearHead, fit_linear
-from reward_models.heads.mlp import Batch, MlpHead, _batches, build_network, fit_mlp, initialise
+from reward_models.heads.mlp import Batch, MlpHead, batches, build_network, fit_mlp, initialise
 
 WIDTH = 12
 UNSEEN = WIDTH - 1
@@ -61,12 +62,15 @@ def said_of(
 FEATURES, NAMES = things(96)
 UTILITY = 6 * FEATURES[:, 3].numpy() - 4 * FEATURES[:, 5].numpy()
 CHOICES = said_of(NAMES, UTILITY, 900)
+ROW = torch.linspace(-1, 1, WIDTH)[None]
 
 FITS: dict[str, Callable[..., Head]] = {
     "linear": lambda seed: fit_linear(FEATURES, CHOICES, l2=3.0),
     "mlp": lambda seed: fit_mlp(FEATURES, CHOICES, seed=seed, epochs=6),
     "ensemble": lambda seed: fit_ensemble(FEATURES, CHOICES, seed=seed, members=3),
     "imagereward": lambda seed: fit_imagereward(FEATURES, CHOICES, seed=seed),
+    # On features: that of its backbone is tested in tests/unit/test_finetune.py.
+    "finetune": lambda seed: FinetuneHead(fit_linear(FEATURES, CHOICES, l2=3.0), {"proj": (ROW, 2 * ROW.T)}),
 }
 """How each head of the registry is fitted on the example: a new head adds its line."""
 
@@ -158,7 +162,7 @@ def test_a_seed_gives_one_head_and_the_callers_random_state_stays(name, fitted):
     same = [torch.equal(value, fitted[name].tensors()[key]) for key, value in again.tensors().items()]
     assert all(same)
     other = FITS[name](seed=1).predict(FEATURES)[0]
-    assert torch.equal(other, fitted[name].predict(FEATURES)[0]) == (name == "linear")  # which has one optimum
+    assert torch.equal(other, fitted[name].predict(FEATURES)[0]) == (name in ("linear", "finetune"))  # one optimum
 
 
 def test_a_head_learns_the_taste_and_is_less_sure_far_away(name, head):
@@ -277,19 +281,19 @@ def test_a_network_begins_halfway_between_the_earlier_one_and_a_fresh_start():
 def test_a_batch_holds_whole_prompts_and_an_epoch_every_choice_once():
     torch.manual_seed(0)
     counted = np.where(CHOICES.prompt == 3, 0.0, 1.0)
-    batches = list(_batches(CHOICES, counted, 150))
-    assert sorted(np.concatenate(batches)) == np.flatnonzero(counted).tolist()
-    prompts = [set(CHOICES.prompt[batch].tolist()) for batch in batches]
+    drawn = list(batches(CHOICES, counted, 150))
+    assert sorted(np.concatenate(drawn)) == np.flatnonzero(counted).tolist()
+    prompts = [set(CHOICES.prompt[batch].tolist()) for batch in drawn]
     assert sum(map(len, prompts)) == len(set().union(*prompts)) == 7
-    assert all(len(batch) >= 150 for batch in batches[:-1])
+    assert all(len(batch) >= 150 for batch in drawn[:-1])
 
 
 def test_a_prompt_too_large_for_a_batch_comes_in_several():
     torch.manual_seed(0)
     one = said_of(NAMES[:1] + [(image, NAMES[0][1]) for image, _ in NAMES[1:]], UTILITY, 500)
-    batches = list(_batches(one, np.ones(500), 100))
-    assert {len(batch) for batch in batches} == {250}
-    assert sorted(np.concatenate(batches)) == list(range(500))
+    drawn = list(batches(one, np.ones(500), 100))
+    assert {len(batch) for batch in drawn} == {250}
+    assert sorted(np.concatenate(drawn)) == list(range(500))
 
 
 def test_the_networks_loss_is_the_likelihood_of_the_choices():
