@@ -28,7 +28,7 @@ from reward_models.fit import fit_reward
 IMAGES = 16
 """Of each prompt."""
 SLOPES = {"taste": 12.0, "shapes on the left": 0.1}
-"""Of the answers in the difference of the utilities: what makes about three in four go the better picture's way."""
+"""Of the answers in the difference of the utilities: 82 and 66 % go the better picture's way."""
 HEADS = ("linear", "mlp", "ensemble", "finetune")
 
 
