@@ -73,15 +73,16 @@ class ChoiceModel:
         self._anchors = anchors
         self._scale = np.ones(x.shape[1])
         self._explained = np.zeros((anchors, x.shape[1] - anchors))
-        self._rescale(x, blocks)
-        rest = x[:, anchors:]
+        bent = self._curvature @ x
+        self._rescale(x, bent, blocks)
+        rest, bent = x[:, anchors:], bent[:, anchors:]
         basis = np.eye(rest.shape[1], dtype=dtype)
         if rest.shape[0] < rest.shape[1]:  # the span of the data is enough: outside it weights stay 0
             basis = np.linalg.svd(rest, full_matrices=False)[2].T
-            rest = rest @ basis
+            rest, bent = rest @ basis, bent @ basis
         values, vectors = np.zeros(0), np.eye(0)
         if rest.size:
-            values, vectors = eigh((rest.T @ (self._curvature @ rest)).astype(float))
+            values, vectors = eigh((rest.T @ bent).astype(float))
         self._basis = basis @ vectors
         self._x = np.hstack([x[:, :anchors], rest @ vectors.astype(dtype)])
         lead = self._x[:, :anchors]
@@ -89,27 +90,28 @@ class ChoiceModel:
         self._extra_bound = _extra_curvature(choices)
         self._compiled = _Compiled(choices, dtype)
 
-    def _rescale(self, x: np.ndarray, blocks: int) -> None:
-        """Free the features of the anchors' part and scale them, in place."""
+    def _rescale(self, x: np.ndarray, bent: np.ndarray, blocks: int) -> None:
+        """Free the features of the anchors' part and scale them, in place; `bent` is the curvature times `x`."""
         anchors = self._anchors
-        lead = self._curvature @ x[:, :anchors]
+        lead = bent[:, :anchors].copy()
         gram = x[:, :anchors].T @ lead
         penalised = np.arange(anchors, x.shape[1])
         for block in np.array_split(penalised, blocks) if penalised.size else ():
             rows = slice(block[0], block[-1] + 1)
-            explained = (
-                np.linalg.lstsq(gram, lead.T @ x[:, rows], rcond=1e-10)[0] if anchors else np.zeros((0, len(block)))
-            )
-            x[:, rows] -= x[:, :anchors] @ explained
-            self._scale[rows] = self._size(x[:, rows])
-            self._explained[:, block - anchors] = explained
+            if anchors:
+                explained = np.linalg.lstsq(gram, lead.T @ x[:, rows], rcond=1e-10)[0]
+                for each in (x, bent):
+                    each[:, rows] -= each[:, :anchors] @ explained
+                self._explained[:, block - anchors] = explained
+            self._scale[rows] = self._size(x[:, rows], bent[:, rows])
         for anchor in range(anchors):
-            self._scale[anchor] = self._size(x[:, anchor : anchor + 1])
-        x /= self._scale.astype(x.dtype)
+            self._scale[anchor] = self._size(x[:, anchor : anchor + 1], bent[:, anchor : anchor + 1])
+        for each in (x, bent):
+            each /= self._scale.astype(x.dtype)
 
-    def _size(self, part: np.ndarray) -> float:
+    def _size(self, part: np.ndarray, bent: np.ndarray) -> float:
         """Root mean square of the differences: a pair's curvature at equal scores is a quarter of their square."""
-        total = float(np.einsum("ij,ij->", part, self._curvature @ part))
+        total = float(np.einsum("ij,ij->", part, bent))
         size = np.sqrt(max(4 * total / max(len(self._choices) * part.shape[1], 1), 0))
         return float(size) if size > 1e-8 else 1.0
 
@@ -134,7 +136,7 @@ class ChoiceModel:
         weights: Float[np.ndarray, "choices fits"],
         *,
         start: Float[np.ndarray, "parameters fits"] | None = None,
-        tolerance: float = 0.01,
+        tolerance: float = 0.03,
     ) -> Fits:
         """All fits to their maxima.
 
@@ -201,7 +203,7 @@ class ChoiceModel:
             factor = cho_factor(hessian)
             step = cho_solve(factor, -gradient)
             decrement = float(-gradient @ step)
-            if decrement < (1e-12 if x.dtype == np.float64 else 1e-5):
+            if decrement < (1e-12 if x.dtype == np.float64 else 1e-3):  # as far as the precision goes
                 break
             value = float(value[0]) + 0.5 * float(penalty @ theta**2)
             length = 1.0
@@ -249,7 +251,8 @@ class ChoiceModel:
         self, exact: "_Compiled", x: np.ndarray, theta: np.ndarray, weights: np.ndarray, kept: int
     ) -> np.ndarray:
         width, choices = x.shape[1], self._choices
-        chance = exact.chances(self._slope, x @ theta[:width, None], theta[width:, None])[:, 0]
+        scores = x @ theta[:width, None].astype(x.dtype)
+        chance = exact.chances(self._slope, scores, theta[width:, None])[:, 0]
         scored = choices.scores * self._slope[:, None]
         extras = choices.extras[:, : kept - width]
         weight, starts = np.repeat(weights, choices.sizes), choices.starts
@@ -312,7 +315,7 @@ def _value_and_gradient(
     compiled: _Compiled, slope: np.ndarray, x: np.ndarray, theta: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     width = x.shape[1]
-    utility = compiled.utilities(slope, x @ theta[:width], theta[width:])
+    utility = compiled.utilities(slope, x @ theta[:width].astype(x.dtype), theta[width:])
     pull = np.empty_like(utility)
     value = np.zeros(theta.shape[1])
     for choices, alternatives, loss, chance in compiled.walk(utility):
@@ -324,7 +327,7 @@ def _value_and_gradient(
     gradient = np.empty_like(theta)
     gradient[width:] = compiled.extras_t @ pull
     pull *= slope[:, None].astype(pull.dtype)
-    gradient[:width] = x.T @ (compiled.scores_t @ pull)
+    gradient[:width] = x.T @ (compiled.scores_t @ pull).astype(x.dtype)
     return value, gradient
 
 

@@ -43,6 +43,7 @@ from reward_models.reliability import Reliability, fit_reliability
 from reward_models.report import FitReport, Mistake, Point
 from reward_models.saved import FIT_FILE, HEAD_FILE, SavedHead, backbone_for, load_head
 from reward_models.selection import (
+    LARGE,
     Candidate,
     Folds,
     Readings,
@@ -57,8 +58,6 @@ from reward_models.succession import against_previous, drift
 
 _SHARES = (0.125, 0.25, 0.5)
 """Of the answers, for the learning curve; the whole is what is judged anyway."""
-_WHOLE_GRID_UP_TO = 20_000
-"""Answers up to which the learning curve chooses its penalty at each point."""
 
 
 def load_backbone(config: RewardFitConfig, device: str | torch.device = "cpu") -> Backbone:
@@ -367,7 +366,7 @@ def _curve(data: _Data, judged: Pairs, pairs: Compared, accuracy: Interval, conf
     choices, folds = data.choices, data.folds
     if folds.count < 2:
         return []
-    grid = config.l2 if len(choices) <= _WHOLE_GRID_UP_TO else (best_l2(data.model, folds, config.l2, data.weights),)
+    grid = config.l2 if len(choices) <= LARGE else (best_l2(data.model, folds, config.l2, data.weights),)
     decided, fitted_on = pairs.outcome != 0, 1 - 1 / folds.count
     points = []
     for share, scores in zip(

@@ -10,6 +10,9 @@ from sklearn.model_selection import GroupKFold
 from reward_models.choice_model import ChoiceModel, losses_of_scores
 from reward_models.choices import Choices
 
+LARGE = 20_000
+"""Choices from which on one part chooses the penalty and all features are read: with so many neither matters much."""
+
 _INNER_FOLDS = 4
 _NESTED_UP_TO = 4000
 """Choices up to which the penalty is chosen anew inside each part: what it is judged on has then no say in it."""
@@ -25,7 +28,7 @@ class Candidate:
     log_loss: float
     """Mean negative log-likelihood of the held-out choices, ties included. The lowest is chosen."""
     by_l2: dict[str, float]
-    """Held-out log loss of each penalty tried."""
+    """Held-out log loss of each penalty tried; of the first part alone when there are many answers."""
     reads: str = ""
     """Features that the linear head reads; the first leads when it is the CLIP score."""
     accuracy: float = float("nan")
@@ -93,8 +96,6 @@ READINGS = tuple(
     for leads in (True, False)
     for image, product in ((True, True), (True, False), (False, True))
 )
-_READINGS_UP_TO = 20_000
-"""Choices up to which readings are compared. With more, features that say nothing cost little."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +133,7 @@ def compare_readings(
     By evidence, which uses all answers it is given, and not by cross-validation: of few answers, what a held-out part
     says of six readings is mostly noise.
     """
-    readings = READINGS if len(choices) <= _READINGS_UP_TO else READINGS[:1]
+    readings = READINGS if len(choices) <= LARGE else READINGS[:1]
     models = tuple(reading.model(features, choices) for reading in readings)
     best = np.zeros(folds.count + 1, int)
     if len(models) > 1:
@@ -154,17 +155,17 @@ def try_linear(
     outside it chose; which are taken in the end is chosen by all answers.
     """
     choices, grid = readings.model.choices, np.array(sorted(l2, reverse=True))
-    parts = np.arange(folds.count)
-    table, _ = _held_out(readings.model, folds, parts, grid, weights)
-    by_l2 = weights @ table / weights.sum()
+    parts, is_large = np.arange(folds.count), len(choices) > LARGE
+    by_l2 = _by_l2(readings.model, folds, parts[:1] if is_large else parts, grid, weights)
     best = int(by_l2.argmin())
+    tried = grid[best : best + 1] if is_large else grid
     is_nested = len(grid) > 1 and len(choices) <= _NESTED_UP_TO
     inner = _inner_splits(choices, folds, group) if is_nested else []
     losses, scores = np.empty(len(choices)), np.empty(len(choices.things))
     for number in np.unique(readings.of_part):
         model, mine = readings.models[number], parts[readings.of_part == number]
-        table, found = _held_out(model, folds, mine, grid, weights)
-        taken = np.full(folds.count, best)
+        table, found = _held_out(model, folds, mine, tried, weights)
+        taken = np.full(folds.count, 0 if is_large else best)
         if is_nested:
             inside = [each for each in inner if each[0] in mine]
             taken = _chosen_inside(model, inside, grid, weights, folds.count)
@@ -196,13 +197,20 @@ def _held_out(
     return table, fits.scores.reshape(-1, len(parts), len(grid)).astype(float)
 
 
+def _by_l2(
+    model: ChoiceModel, folds: Folds, parts: np.ndarray, grid: np.ndarray, weights: np.ndarray
+) -> Float[np.ndarray, "penalties"]:
+    """Mean loss of the parts' choices, held out, under every penalty."""
+    judged = weights * np.isin(folds.of_choice, parts)
+    return judged @ _held_out(model, folds, parts, grid, weights)[0] / judged.sum()
+
+
 def best_l2(model: ChoiceModel, folds: Folds, l2: Sequence[float], weights: Float[np.ndarray, "choices"]) -> float:
     """The penalty that does best on one part held out: near enough for what is only weighed by it."""
-    grid, fitted_on = np.array(sorted(l2, reverse=True)), folds.fitted_on(0)
+    grid = np.array(sorted(l2, reverse=True))
     if folds.count < 2 or len(grid) < 2:
         return float(grid[0])
-    fits = model.fit(grid, np.repeat((weights * fitted_on)[:, None], len(grid), axis=1))
-    return float(grid[((weights * ~fitted_on) @ model.losses(fits)).argmin()])
+    return float(grid[_by_l2(model, folds, np.arange(1), grid, weights).argmin()])
 
 
 def try_head(
