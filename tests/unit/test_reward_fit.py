@@ -11,9 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import UnidentifiedImageError
+from safetensors.torch import load_file
 from scipy.stats import ttest_1samp
 
 from data.bootstrap import Interval, cluster_interval
+from data.snapshot import SCHEMA, write
 from hitl.core.errors import ConfigError, ModelLoadError, NotEnoughRatings, RewardAtChance, StoreError, WorkspaceError
 from reward_models.answers import answers_from_rows, compared, groups, read_snapshot, require_preferences, things_of
 from reward_models.config import RewardFitConfig
@@ -312,3 +315,278 @@ def test_the_refusal_says_how_many_more_would_settle_it(clip, tmp_path):
     with pytest.raises(RewardAtChance) as refusal:
         require_better_than_chance(with_accuracy(report, Interval(0.45, 0.35, 0.55, 100, 20), needed=None))
     assert "in all" not in refusal.value.hint
+
+
+# -- all that people are asked, several rounds and raters --------------------------------------------------------------
+
+
+def read_report(folder: Path) -> dict:
+    """What `fit.json` says: JSON without nan or infinity, and with a number wherever one is promised."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"fit.json has {constant}")
+
+    found = json.loads((folder / FIT_FILE).read_text(), parse_constant=refuse)
+    numbers = [found[name] for name in ("side_bias", "mean", "std", "typical_deviation", "comparisons", "truncated")]
+    numbers += [found[name]["mean"] for name in ("accuracy", "zero_shot", "gain")]
+    numbers += [found["judgement"][name]["mean"] for name in ("accuracy", "macro", "brier", "ece")]
+    for rater in found["raters_fitted"].values():
+        numbers += [rater["reliability"], rater["reliability_se"], rater["answers"]]
+    for candidate in found["candidates"]:
+        numbers += [candidate["log_loss"], *candidate["by_l2"].values()]
+    numbers += [*found["form_slopes"].values(), *(point["accuracy"]["mean"] for point in found["learning_curve"])]
+    assert all(isinstance(number, int | float) for number in numbers), numbers
+    assert found["std"] > 0
+    return found
+
+
+def scores_of(folder: Path, *levels: int) -> np.ndarray:
+    """Scores of a square of each brightness."""
+    pictures = np.zeros((len(levels), 64, 64, 3), np.uint8)
+    for number, level in enumerate(levels):
+        pictures[number, 10:50, 10:50] = level
+    scores = ClipHead.load(folder)(torch.from_numpy(pictures).permute(0, 3, 1, 2), [PROMPTS[0]] * len(levels))
+    assert torch.isfinite(scores).all()
+    return scores.numpy()
+
+
+def other_rows(rng: np.random.Generator, per_prompt: int) -> list[dict]:
+    """Rankings of four with ties and with only the best named, grades from 1 to 5, and labels, for bright pictures."""
+    rows = []
+    for prompt in PROMPTS:
+        for number in range(per_prompt):
+            images = [f"{prompt}/{each}" for each in rng.choice(20, 4, replace=False)]
+            seen = [brightness(each) + rng.logistic() for each in images]
+            order = (-np.array(seen)).argsort().argsort() + 1
+            best = [1 if rank == 1 else None for rank in order]
+            row = {"round": 1, "prompt": prompt, "rater_id": str(rng.choice(["bob", "cy"])), "left": None}
+            row |= {"image_a": None, "image_b": None, "outcome": None, "images": images, "levels": None}
+            rows.append(row | {"values": [min(int(rank), 3) for rank in order] if number % 2 else best})
+            values = [int(np.clip(round(each), 1, 5)) for each in seen]
+            rows.append(row | {"values": values, "levels": 5})
+            rows.append(row | {"values": [1 + (value > 2) for value in values], "levels": 2})
+    return rows
+
+
+def test_all_that_people_are_asked_goes_into_one_fit(clip, tmp_path):
+    """Pairs, some both bad, rankings, grades and labels, through a snapshot as the store writes it."""
+    rows = [row | {"both_bad": row["outcome"] == "tie" and n % 2 == 0} for n, row in enumerate(make_rows(per_prompt=8))]
+    rows += other_rows(np.random.default_rng(0), 3)
+    write(tmp_path / "snapshot.parquet", [tuple(row.get(name) for name in SCHEMA.names) for row in rows])
+    again = read_snapshot(tmp_path / "snapshot.parquet")
+    report = fit_reward(again, picture, config_for(clip), tmp_path / "cache", tmp_path / "reward")
+    bad = sum(bool(row.get("both_bad")) for row in rows)
+    assert bad > 0
+    assert report.answers == {"pairs": 48, "rankings": 18, "grades": 18, "labels": 18, "both_bad": bad}
+    assert report.form_slopes.keys() == {"comparison", "grade", "label"}
+    assert report.raters_fitted.keys() == {"ann", "bob", "cy"}
+    assert report.accuracy.mean > 0.6
+    read_report(tmp_path / "reward")
+    assert np.diff(scores_of(tmp_path / "reward", 40, 240)) > 0
+
+
+def test_every_rater_of_the_same_pair_is_kept(clip, tmp_path):
+    rows = [row | {"rater_id": name} for row in make_rows(per_prompt=6) for name in ("ann", "bob", "cy")]
+    report = fit_reward(rows, picture, config_for(clip), tmp_path / "cache", tmp_path / "reward")
+    assert (report.comparisons, report.raters) == (len(rows), 3)
+    assert {name: rater.answers for name, rater in report.raters_fitted.items()} == dict.fromkeys(
+        ["ann", "bob", "cy"], 36
+    )
+    assert report.ceiling is not None
+    assert report.ceiling.human.mean == 1.0  # they say the same
+    read_report(tmp_path / "reward")
+
+
+def test_ratings_of_earlier_rounds_count_less_when_they_are_told_to(clip, tmp_path):
+    """Raters who liked bright pictures for one round, and dark ones as firmly in the next with half as many answers."""
+    opposite = {"a": "b", "b": "a", "tie": "tie"}
+    rows = make_rows(per_prompt=16) + [
+        row | {"round": 2, "outcome": opposite[row["outcome"]]} for row in make_rows(per_prompt=8, seed=1)
+    ]
+    for replay, direction in ((1.0, 1), (0.1, -1)):
+        folder = tmp_path / str(replay)
+        report = fit_reward(rows, picture, config_for(clip, replay=replay), tmp_path / "cache", folder)
+        assert report.rounds == 2
+        assert np.diff(scores_of(folder, 40, 240)) * direction > 0
+
+
+def test_a_round_is_compared_with_the_one_before(clip, tmp_path):
+    """The earlier model on the newest round's pairs, and both on images that never change."""
+    rows = make_rows(per_prompt=12)
+    probe = [(f"{prompt}/{number}", prompt) for prompt in PROMPTS for number in range(100, 106)]
+    first = fit_reward(rows, picture, config_for(clip), tmp_path / "cache", tmp_path / "one", probe=probe)
+    assert (first.previous, first.drift) == (None, None)
+    rows += [row | {"round": 2} for row in make_rows(per_prompt=12, seed=1)]
+    second = fit_reward(
+        rows, picture, config_for(clip), tmp_path / "cache", tmp_path / "two", probe=probe, previous=tmp_path / "one"
+    )
+    assert second.previous is not None
+    assert second.drift is not None
+    assert (second.previous.round, second.previous.pairs) == (1, 72)
+    assert second.previous.accuracy.mean > 0.6
+    assert second.drift.images == len(probe)
+    assert second.drift.agreement.mean > 0.5
+    read_report(tmp_path / "two")
+
+
+def test_a_network_begins_from_the_round_befores(clip, tmp_path):
+    rows = make_rows(PROMPTS[:3], per_prompt=30)
+    settings = {"heads": ("mlp",), "mlp_from": 1, "folds": 2}
+    folders = [tmp_path / name for name in ("one", "warm", "cold")]
+    fit_reward(rows, picture, config_for(clip, **settings, seed=1), tmp_path / "cache", folders[0])
+    for folder, is_warm in zip(folders[1:], (True, False), strict=True):
+        config = config_for(clip, **settings, warm_start=is_warm)
+        fit_reward(rows, picture, config, tmp_path / "cache", folder, previous=folders[0])
+    earlier, warm, cold = (load_file(folder / HEAD_FILE)["network.0.weight"].flatten() for folder in folders)
+    assert torch.corrcoef(torch.stack([earlier, warm]))[0, 1] > 0.5
+    assert torch.corrcoef(torch.stack([earlier, cold]))[0, 1] < 0.3
+
+
+# -- bad input -------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_of_another_backbone_is_neither_compared_with_nor_begun_from(clip, tmp_path):
+    rows = make_rows(per_prompt=6) + [row | {"round": 2} for row in make_rows(per_prompt=6, seed=1)]
+    one, two = tmp_path / "one", tmp_path / "two"
+    fit_reward(rows, picture, config_for(clip), tmp_path / "cache", one)
+    (one / FIT_FILE).write_text(json.dumps(json.loads((one / FIT_FILE).read_text()) | {"fingerprint": "0" * 16}))
+    report = fit_reward(rows, picture, config_for(clip), tmp_path / "cache", two, previous=one)
+    assert (report.previous, report.drift) == (None, None)
+    read_report(two)
+
+
+def test_features_of_another_backbone_are_never_read(clip, tmp_path):
+    """Two backbones share a folder of features: each finds its own alone."""
+    seen: list[str] = []
+
+    def counted(image_id: str) -> np.ndarray:
+        seen.append(image_id)
+        return picture(image_id)
+
+    rows = make_rows(per_prompt=6)
+    fit_reward(rows, counted, config_for(clip), tmp_path / "cache", tmp_path / "one")
+    first = len(seen)
+    assert first == len({*seen})  # once each
+    report = fit_reward(rows, counted, config_for(clip, backbone="starter"), tmp_path / "cache", tmp_path / "two")
+    assert len(seen) == 2 * first
+    assert report.fingerprint != json.loads((tmp_path / "one" / FIT_FILE).read_text())["fingerprint"]
+
+
+@pytest.mark.parametrize("broken", ["unreadable", "grey", "float", "none"])
+def test_an_image_that_cannot_be_used_is_named(broken, clip, tmp_path):
+    rows = make_rows(per_prompt=2)
+    bad = rows[5]["image_a"]
+
+    def load(image_id: str) -> np.ndarray:
+        if image_id != bad:
+            return picture(image_id)
+        if broken == "unreadable":
+            raise UnidentifiedImageError("cannot identify image file")
+        return {"grey": np.zeros((64, 64), np.uint8), "float": np.zeros((64, 64, 3)), "none": np.array(None)}[broken]
+
+    with pytest.raises(WorkspaceError, match=bad[:12]) as refusal:
+        fit_reward(rows, load, config_for(clip), tmp_path / "cache", tmp_path / "reward")
+    assert refusal.value.hint
+    assert not (tmp_path / "reward" / FIT_FILE).exists()
+
+
+def test_pictures_of_two_sizes_are_both_seen(clip, tmp_path):
+    def load(image_id: str) -> np.ndarray:
+        pixels = picture(image_id)
+        return pixels if int(image_id[-1]) % 2 else pixels.repeat(2, 0).repeat(3, 1)[:, :160]
+
+    fit_reward(make_rows(per_prompt=6), load, config_for(clip), tmp_path / "cache", tmp_path / "reward")
+    read_report(tmp_path / "reward")
+
+
+def test_prompts_that_are_cut_off_are_counted_and_said_once(clip, tmp_path, caplog):
+    long = [f"{prompt} {'and a very long story ' * 30}" for prompt in PROMPTS[:2]]
+    rows = make_rows((*PROMPTS[:3], *long), per_prompt=6)
+    report = fit_reward(rows, picture, config_for(clip), tmp_path / "cache", tmp_path / "reward")
+    assert report.truncated == 2
+    said = [record.message for record in caplog.records if "longer than" in record.message]
+    assert len(said) == 1
+    assert said[0].startswith("2 of 5 prompts are longer than")
+    read_report(tmp_path / "reward")
+    caplog.clear()
+    fit_reward(make_rows(per_prompt=6), picture, config_for(clip), tmp_path / "cache", tmp_path / "reward")
+    assert "longer than" not in caplog.text
+
+
+def one_sided(rows: list[dict], outcome: str) -> list[dict]:
+    return [row | {"outcome": outcome} for row in rows]
+
+
+def apart(rows: list[dict]) -> list[dict]:
+    """Every pair of images of its own."""
+    return [row | {each: f"{row[each]}/{n}{each}" for each in ("image_a", "image_b")} for n, row in enumerate(rows)]
+
+
+STRANGE: dict[str, list[dict]] = {
+    "no ties": make_rows(per_prompt=6, ties=0.0),
+    "mostly ties": [row | ({"outcome": "tie"} if n else {"outcome": "a"}) for n, row in enumerate(make_rows())][:60],
+    "mostly both bad": [
+        row | {"outcome": "a" if n % 12 == 0 else "tie", "both_bad": n % 12 > 0}
+        for n, row in enumerate(make_rows(per_prompt=6))
+    ],
+    "always the first": one_sided(make_rows(per_prompt=6), "a"),
+    "always the left": [row | {"outcome": row["left"]} for row in make_rows(per_prompt=6)],
+    "sides unknown": [row | {"left": None} for row in make_rows(per_prompt=6)],
+    "no two pairs share an image": apart(make_rows(per_prompt=6)),
+    "one prompt": apart(make_rows(PROMPTS[:1], per_prompt=20)),
+    "two prompts, an answer each": make_rows(PROMPTS[:2], per_prompt=1, ties=0.0),
+    "a rater for each answer": [row | {"rater_id": f"r{n}"} for n, row in enumerate(make_rows(per_prompt=3))],
+    "a rater who only ties": make_rows(per_prompt=6)
+    + [row | {"rater_id": "bob"} for row in one_sided(make_rows(per_prompt=2, seed=1), "tie")],
+    "all but one turned round": make_rows(per_prompt=6)
+    + [
+        row | {"rater_id": name, "outcome": {"a": "b", "b": "a"}.get(row["outcome"], "tie")}
+        for name in ("bob", "cy")
+        for row in make_rows(per_prompt=6, seed=1)
+    ],
+    "one pair again and again": [make_rows(per_prompt=1, ties=0.0)[n % 2 * 3] for n in range(80)],
+    "an empty prompt": make_rows(("", *PROMPTS[:2]), per_prompt=6),
+}
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_strange_ratings_give_a_finite_report(kind, clip, tmp_path):
+    report = fit_reward(STRANGE[kind], picture, config_for(clip), tmp_path / "cache", tmp_path / "reward")
+    found = read_report(tmp_path / "reward")
+    assert found["held_out_by"] == ("images" if kind == "one prompt" else "prompt")
+    assert report.ties == sum(row["outcome"] == "tie" for row in STRANGE[kind])
+    assert scores_of(tmp_path / "reward", 40, 240).shape == (2,)
+
+
+GRADED = {"round": 1, "rater_id": "ann", "image_a": None, "image_b": None, "outcome": None, "left": None, "levels": 5}
+REFUSED: dict[str, tuple[list[dict], str]] = {
+    "no answers": ([], "0 answers"),
+    "ties alone": (one_sided(make_rows(per_prompt=3), "tie"), "none of them prefers an image"),
+    "images against themselves": (
+        [row | {"image_b": row["image_a"]} for row in make_rows(per_prompt=3)],
+        "0 answers",
+    ),
+    "constant grades": (
+        [GRADED | {"prompt": prompt, "images": [f"{n}" for n in range(8)], "values": [3] * 8} for prompt in PROMPTS],
+        "none of the grades differ",
+    ),
+    "one prompt whose images hang together": (make_rows(PROMPTS[:1]), "hang together"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_ratings_that_teach_nothing_are_refused_in_words(kind, clip, tmp_path):
+    rows, words = REFUSED[kind]
+    with pytest.raises(NotEnoughRatings, match=words) as refusal:
+        fit_reward(rows, picture, config_for(clip), tmp_path / "cache", tmp_path / "reward")
+    assert refusal.value.hint
+
+
+@pytest.mark.parametrize(
+    ("values", "levels", "words"),
+    [([1, 2], None, "3 images and 2 values"), ([1, 0, 2], None, "the value 0"), ([1, 6, 2], 5, "the value 6")],
+)
+def test_ranks_and_grades_that_cannot_be_are_refused_in_words(values, levels, words, clip, tmp_path):
+    row = GRADED | {"prompt": "a dog", "images": ["1", "2", "3"], "values": values, "levels": levels}
+    with pytest.raises(StoreError, match=words):
+        fit_reward([row], picture, config_for(clip), tmp_path / "cache", tmp_path / "reward")
