@@ -101,7 +101,7 @@ class ChoiceModel:
             if anchors:
                 explained = np.linalg.lstsq(gram, lead.T @ x[:, rows], rcond=1e-10)[0]
                 for each in (x, bent):
-                    each[:, rows] -= each[:, :anchors] @ explained
+                    each[:, rows] -= each[:, :anchors] @ explained.astype(x.dtype)
                 self._explained[:, block - anchors] = explained
             self._scale[rows] = self._size(x[:, rows], bent[:, rows])
         for anchor in range(anchors):
@@ -136,7 +136,7 @@ class ChoiceModel:
         weights: Float[np.ndarray, "choices fits"],
         *,
         start: Float[np.ndarray, "parameters fits"] | None = None,
-        tolerance: float = 0.03,
+        tolerance: float = 0.1,
     ) -> Fits:
         """All fits to their maxima.
 
@@ -270,65 +270,77 @@ class ChoiceModel:
 
 
 class _Compiled:
-    """Choices with their matrices in one precision, ready for products."""
+    """Choices with their matrices in one precision, ready for products.
+
+    Rows are in another order than the choices' alternatives: in a block of choices with equally many, all the first
+    alternatives come first, then all the second, so that sums and maxima of them run along the memory.
+    """
 
     def __init__(self, choices: Choices, dtype: type) -> None:
-        self.choices = choices
-        self.scores, self.extras = choices.scores.astype(dtype), choices.extras.astype(dtype)
-        self.scores_t, self.extras_t = self.scores.T.tocsr(), self.extras.T.tocsr()
         self._blocks = choices.blocks()
-        self._chosen = choices.chosen - choices.starts[:-1]
-
-    def utilities(self, slope: np.ndarray, scores: np.ndarray, extras: np.ndarray) -> np.ndarray:
-        found = self.scores @ scores
-        found *= slope[:, None].astype(found.dtype)
-        if extras.size:
-            found += self.extras @ extras
-        return found
-
-    def walk(self, utility: np.ndarray):
-        """Block by block: which choices and alternatives, losses, and chances as (choices, alternatives, fits)."""
-        for choices, alternatives, size in self._blocks:
-            part = utility[alternatives].reshape(-1, size, utility.shape[1])
-            top = part.max(1)
-            part -= top[:, None]
-            taken = np.take_along_axis(part, self._chosen[choices][:, None, None], 1)[:, 0]
-            np.exp(part, out=part)
-            total = part.sum(1)
-            part /= total[:, None]
-            yield choices, alternatives, np.log(total) - taken, part
+        order = [np.arange(rows.start, rows.stop).reshape(-1, size).T.ravel() for _, rows, size in self._blocks]
+        self._order = np.concatenate([np.zeros(0, int), *order])
+        row = np.empty_like(self._order)
+        row[self._order] = np.arange(len(row))
+        self._chosen = row[choices.chosen]
+        scores, extras = (each[self._order].astype(dtype) for each in (choices.scores, choices.extras))
+        self._scores, self._extras, self._scores_t, self._extras_t = scores, extras, scores.T.tocsr(), extras.T.tocsr()
 
     def losses(self, slope: np.ndarray, scores: np.ndarray, extras: np.ndarray) -> np.ndarray:
-        out = np.empty((len(self.choices), scores.shape[1]))
-        for choices, _, loss, _ in self.walk(self.utilities(slope, scores, extras)):
-            out[choices] = loss
-        return out
+        """(choices, fits)"""
+        return self._losses(self._utilities(slope, scores, extras))
 
     def chances(self, slope: np.ndarray, scores: np.ndarray, extras: np.ndarray) -> np.ndarray:
-        out = np.empty((int(self.choices.starts[-1]), scores.shape[1]))
-        for _, alternatives, _, chance in self.walk(self.utilities(slope, scores, extras)):
-            out[alternatives] = chance.reshape(-1, scores.shape[1])
+        """(alternatives, fits), in the choices' own order."""
+        chance = self._utilities(slope, scores, extras)
+        self._losses(chance)
+        out = np.empty_like(chance)
+        out[self._order] = chance
         return out
+
+    def value_and_pull(
+        self, slope: np.ndarray, scores: np.ndarray, extras: np.ndarray, weights: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Weighted losses (fits,), and their derivatives by the scores (things, fits) and by the extras."""
+        pull = self._utilities(slope, scores, extras)
+        value = np.einsum("ij,ij->j", weights, self._losses(pull), dtype=float)
+        for choices, rows, size in self._blocks:
+            part = pull[rows].reshape(size, -1, pull.shape[1])
+            part *= weights[choices]
+        pull[self._chosen] -= weights
+        by_extras = self._extras_t @ pull
+        pull *= slope[self._order, None].astype(pull.dtype)
+        return value, self._scores_t @ pull, by_extras
+
+    def _utilities(self, slope: np.ndarray, scores: np.ndarray, extras: np.ndarray) -> np.ndarray:
+        found = self._scores @ scores
+        found *= slope[self._order, None].astype(found.dtype)
+        if extras.size:
+            found += self._extras @ extras
+        return found
+
+    def _losses(self, utility: np.ndarray) -> np.ndarray:
+        """(choices, fits), and the utilities become chances, in place."""
+        for _, rows, size in self._blocks:
+            part = utility[rows].reshape(size, -1, utility.shape[1])
+            part -= part.max(0)
+        loss = -utility[self._chosen]
+        np.exp(utility, out=utility)
+        for choices, rows, size in self._blocks:
+            part = utility[rows].reshape(size, -1, utility.shape[1])
+            total = part.sum(0)
+            part /= total
+            loss[choices] += np.log(total)
+        return loss
 
 
 def _value_and_gradient(
     compiled: _Compiled, slope: np.ndarray, x: np.ndarray, theta: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     width = x.shape[1]
-    utility = compiled.utilities(slope, x @ theta[:width].astype(x.dtype), theta[width:])
-    pull = np.empty_like(utility)
-    value = np.zeros(theta.shape[1])
-    for choices, alternatives, loss, chance in compiled.walk(utility):
-        weight = weights[choices]
-        value += np.einsum("ij,ij->j", weight, loss, dtype=float)
-        chance *= weight[:, None]
-        pull[alternatives] = chance.reshape(-1, theta.shape[1])
-    pull[compiled.choices.chosen] -= weights
-    gradient = np.empty_like(theta)
-    gradient[width:] = compiled.extras_t @ pull
-    pull *= slope[:, None].astype(pull.dtype)
-    gradient[:width] = x.T @ (compiled.scores_t @ pull).astype(x.dtype)
-    return value, gradient
+    scores = x @ theta[:width].astype(x.dtype)
+    value, by_scores, by_extras = compiled.value_and_pull(slope, scores, theta[width:], weights)
+    return value, np.vstack([x.T @ by_scores.astype(x.dtype), by_extras])
 
 
 def losses_of_scores(
