@@ -70,7 +70,7 @@ def linear() -> dict[str, float]:
     from reward_models.choices import as_choices
     from reward_models.config import RewardFitConfig
     from reward_models.reliability import fit_reliability
-    from reward_models.selection import Folds, best_l2, compare_readings, try_linear
+    from reward_models.selection import Folds, compare_readings, try_linear
 
     answers, things, features = data()
     parts, clock = {}, _Clock()
@@ -80,10 +80,10 @@ def linear() -> dict[str, float]:
     parts["choices"] = clock.lap()
     readings = compare_readings(features, choices, folds, grid, counted)
     parts["rotation"] = clock.lap()
-    found = fit_reliability(readings.model, answers, best_l2(readings.model, folds, grid, counted), counted)
-    readings = readings.with_slopes(found.slope)
+    found = fit_reliability(readings.model, answers, readings.l2, counted)
+    readings = readings.with_slopes(found.slope, folds, grid, counted)
     parts["raters"] = clock.lap()
-    tried = try_linear(readings, folds, group, grid, counted)
+    tried = try_linear(readings, folds, counted)
     parts["cross-validation"] = clock.lap()
     l2 = tried.candidate.l2
     assert l2 is not None

@@ -28,7 +28,7 @@ from reward_models.fit import fit_reward
 IMAGES = 16
 """Of each prompt."""
 SLOPES = {"taste": 12.0, "shapes on the left": 0.1}
-"""Of the answers in the difference of the utilities: 82 and 66 % go the better picture's way."""
+"""Of the answers in the difference of the utilities."""
 HEADS = ("linear", "mlp", "ensemble", "finetune")
 
 
@@ -50,6 +50,7 @@ def main() -> None:
     for name, utility in utilities.items():
         rows = answers(utility, SLOPES[name], arguments.answers)
         result[name] = {head: tried(head, rows, pictures) for head in HEADS}
+        result[name]["the true order"] = {"accuracy": expected(utility, SLOPES[name])}
         print(json.dumps({name: result[name]}, indent=2), flush=True)
     if arguments.out:
         arguments.out.write_text(json.dumps(result, indent=2) + "\n")
@@ -95,6 +96,13 @@ def answers(utility: dict[tuple[str, str], float], slope: float, count: int) -> 
             }
         )
     return rows
+
+
+def expected(utility: dict[tuple[str, str], float], slope: float) -> float:
+    """Share of the answers to all pairs that go the better picture's way."""
+    value = slope * np.array([utility[thing] for thing in sorted(utility)]).reshape(-1, IMAGES)
+    one, other = np.triu_indices(IMAGES, 1)
+    return float((1 / (1 + np.exp(-np.abs(value[:, one] - value[:, other])))).mean())
 
 
 def tried(head: str, rows: list[dict[str, Any]], pictures: dict[tuple[str, str], np.ndarray]) -> dict[str, float]:

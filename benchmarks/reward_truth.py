@@ -35,7 +35,7 @@ from reward_models.heads.mlp import fit_mlp
 from reward_models.intervals import cross_validated, interval
 from reward_models.judgement import is_right
 from reward_models.reliability import fit_reliability
-from reward_models.selection import Folds, best_l2, compare_readings, try_linear
+from reward_models.selection import Folds, compare_readings, try_linear
 
 IMAGES = 4
 """Of each prompt."""
@@ -135,16 +135,16 @@ def _scale_for(accuracy: float, utility: np.ndarray) -> float:
 def linear(
     world: World, answers: list[Answer], *, weigh: bool = False, features: np.ndarray | None = None
 ) -> tuple[np.ndarray, ChoiceModel, Any]:
-    """Our weights: penalty by cross-validation, raters weighed or not."""
+    """Our weights: features and penalty by evidence, raters weighed or not."""
     things, rows = world.rows(answers)
     choices = as_choices(answers, things)
     group, _ = groups(answers, things)
     counted, folds = np.ones(len(choices)), Folds.of(choices, group, FOLDS)
     readings = compare_readings(world.features[rows], choices, folds, GRID, counted)
     if weigh:
-        l2 = best_l2(readings.model, folds, GRID, counted)
-        readings = readings.with_slopes(fit_reliability(readings.model, answers, l2, counted).slope)
-    tried, model = try_linear(readings, folds, group, GRID, counted), readings.model
+        slope = fit_reliability(readings.model, answers, readings.l2, counted).slope
+        readings = readings.with_slopes(slope, folds, GRID, counted)
+    tried, model = try_linear(readings, folds, counted), readings.model
     l2 = tried.candidate.l2
     assert l2 is not None
     posterior = model.posterior(l2, counted, model.fit(np.array([l2]), counted[:, None]))

@@ -179,14 +179,23 @@ class ChoiceModel:
         fits = self.fit(l2, weights)
         width, penalty = self._x.shape[1], self._penalty(l2)[: self._x.shape[1]]
         chance = self._compiled.chances(self._slope, fits.scores, self.extras(fits))
-        bound = float(self._bound.sum())
+        bound, products = float(self._bound.sum()), self._products()
         found = np.einsum("ij,ij->j", weights, self.losses(fits))
         found += 0.5 * np.einsum("ij,ij->j", penalty, fits.theta[:width] ** 2)
         for column in range(len(l2)):
             curvature = _curvature(self._choices, chance[:, column].astype(float), weights[:, column])
-            share = float(np.einsum("ij,ij->", self._x, curvature @ self._x)) / bound if bound else 0.0
+            share = float(curvature.multiply(products).sum()) / bound if bound else 0.0
             found[column] += 0.5 * np.log1p(share * self._bound / penalty[:, column]).sum()
         return -found
+
+    def _products(self) -> csr_array:
+        """x @ x.T where a curvature can be: between things of one choice."""
+        rows, columns = self._curvature.nonzero()
+        found = np.empty(len(rows))
+        for start in range(0, len(rows), 4096):
+            part = slice(start, start + 4096)
+            found[part] = np.einsum("ij,ij->i", self._x[rows[part]], self._x[columns[part]])
+        return csr_array((found, (rows, columns)), self._curvature.shape)
 
     def posterior(self, l2: float, weights: Float[np.ndarray, "choices"], fits: Fits, column: int = 0) -> Posterior:
         """The maximum, to the last digits by Newton's method, and the curvature there, for the given features."""

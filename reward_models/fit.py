@@ -43,12 +43,10 @@ from reward_models.reliability import Reliability, fit_reliability
 from reward_models.report import FitReport, Mistake, Point
 from reward_models.saved import FIT_FILE, HEAD_FILE, SavedHead, backbone_for, load_head
 from reward_models.selection import (
-    LARGE,
     Candidate,
     Folds,
     Readings,
     Tried,
-    best_l2,
     compare_readings,
     learning_curve,
     try_head,
@@ -201,8 +199,6 @@ class _Data:
     folds: Folds
     weights: Float[np.ndarray, "choices"]
     reliability: Reliability
-    l2: float
-    """The linear head's penalty, near enough."""
 
     @property
     def model(self) -> ChoiceModel:
@@ -226,10 +222,9 @@ class _Data:
         weights = np.array([config.replay ** (newest - answers[each].round) for each in choices.answer])
         folds = Folds.of(choices, group, config.folds)
         readings = compare_readings(features.numpy(), choices, folds, config.l2, weights)
-        l2 = best_l2(readings.model, folds, config.l2, weights)
-        reliability = fit_reliability(readings.model, answers, l2, weights)
+        reliability = fit_reliability(readings.model, answers, readings.l2, weights)
         if config.weigh_raters:
-            readings = readings.with_slopes(reliability.slope)
+            readings = readings.with_slopes(reliability.slope, folds, config.l2, weights)
         return cls(
             features=features,
             group=group,
@@ -237,7 +232,6 @@ class _Data:
             folds=folds,
             weights=weights,
             reliability=reliability,
-            l2=l2,
         )
 
 
@@ -259,7 +253,7 @@ class _Tuning:
             pictures=self.pictures,
             text=self.text,
             reading=data.readings.reading(part),
-            l2=data.l2,
+            l2=data.readings.l2,
             seed=config.seed,
             weights=weights,
         )
@@ -281,7 +275,7 @@ def _features(cache: FeatureCache, things: Sequence[Thing], load_image: LoadImag
 
 def _try(head: str, data: _Data, tuning: _Tuning | None, config: RewardFitConfig) -> Tried:
     if head == "linear":
-        return try_linear(data.readings, data.folds, data.group, config.l2, data.weights)
+        return try_linear(data.readings, data.folds, data.weights)
 
     def fit(weights: Float[np.ndarray, "choices"], part: int) -> Float[np.ndarray, "things"]:
         if tuning and head == "finetune":
@@ -363,14 +357,13 @@ def _judged_pairs(answers: Sequence[Answer], pairs: Compared, data: _Data) -> Pa
 
 
 def _curve(data: _Data, judged: Pairs, pairs: Compared, accuracy: Interval, config: RewardFitConfig) -> list[Point]:
-    choices, folds = data.choices, data.folds
+    folds = data.folds
     if folds.count < 2:
         return []
-    grid = config.l2 if len(choices) <= LARGE else (best_l2(data.model, folds, config.l2, data.weights),)
     decided, fitted_on = pairs.outcome != 0, 1 - 1 / folds.count
     points = []
     for share, scores in zip(
-        _SHARES, learning_curve(data.readings, folds, grid, data.weights, _SHARES, seed=config.seed), strict=True
+        _SHARES, learning_curve(data.readings, folds, config.l2, data.weights, _SHARES, seed=config.seed), strict=True
     ):
         right = is_right(_difference(scores, pairs), pairs.outcome)[decided]
         found = cross_validated(interval(right, judged.cluster[decided], seed=config.seed), folds.count)

@@ -1,7 +1,9 @@
-"""Which head, and with what penalty: cross-validation with all answers about a prompt in one part."""
+"""Which head, by cross-validation with all answers about a prompt in one part; and what the linear head reads and how
+strongly its weights are held back, by evidence.
+"""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -11,11 +13,7 @@ from reward_models.choice_model import ChoiceModel, losses_of_scores
 from reward_models.choices import Choices
 
 LARGE = 20_000
-"""Choices from which on one part chooses the penalty and all features are read: with so many neither matters much."""
-
-_INNER_FOLDS = 4
-_NESTED_UP_TO = 4000
-"""Choices up to which the penalty is chosen anew inside each part: what it is judged on has then no say in it."""
+"""Choices from which on all features are read, and one penalty serves all parts: with so many neither matters much."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,11 +22,11 @@ class Candidate:
 
     head: str
     l2: float | None
-    """Penalty that cross-validation over all answers chose; None for a head without one."""
+    """Penalty that all answers chose; None for a head without one."""
     log_loss: float
     """Mean negative log-likelihood of the held-out choices, ties included. The lowest is chosen."""
-    by_l2: dict[str, float]
-    """Held-out log loss of each penalty tried; of the first part alone when there are many answers."""
+    log_evidence: dict[str, float] = field(default_factory=dict)
+    """Of each penalty tried, in nats less than the best's: how much less probable it makes the answers."""
     reads: str = ""
     """Features that the linear head reads; the first leads when it is the CLIP score."""
     accuracy: float = float("nan")
@@ -100,14 +98,18 @@ READINGS = tuple(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readings:
-    """Models of the same choices that read other features, and which of them the answers speak for."""
+    """Models of the same choices that read other features, and which of them at what penalty the answers speak for."""
 
     readings: tuple[Reading, ...]
     models: tuple[ChoiceModel, ...]
     chosen: int
-    """By all answers."""
+    """By all answers, as `l2`."""
+    l2: float
+    log_evidence: dict[float, float]
+    """Of each penalty with the chosen reading, in nats less than the best's."""
     of_part: Int[np.ndarray, "parts"]
-    """By the answers outside each part alone: what a part is judged on has no say in it."""
+    """By the answers outside each part alone, as `l2_of_part`: what a part is judged on has no say in it."""
+    l2_of_part: Float[np.ndarray, "parts"]
 
     @property
     def model(self) -> ChoiceModel:
@@ -117,8 +119,21 @@ class Readings:
         """By the answers outside the part, or by all."""
         return self.readings[self.chosen if part is None else self.of_part[part]]
 
-    def with_slopes(self, slope: Float[np.ndarray, "choices"]) -> "Readings":
-        return replace(self, models=tuple(model.with_slopes(slope) for model in self.models))
+    def with_slopes(
+        self,
+        slope: Float[np.ndarray, "choices"],
+        folds: Folds,
+        l2: Sequence[float],
+        weights: Float[np.ndarray, "choices"],
+    ) -> "Readings":
+        """With scores that move each choice so strongly, and unless there are many compared again: those that all or
+        any part had chosen.
+        """
+        if len(weights) > LARGE:
+            return replace(self, models=tuple(model.with_slopes(slope) for model in self.models))
+        kept = sorted({self.chosen, *self.of_part.tolist()})
+        readings, models = zip(*((self.readings[n], self.models[n].with_slopes(slope)) for n in kept), strict=True)
+        return _compared(readings, models, folds, l2, weights)
 
 
 def compare_readings(
@@ -128,89 +143,75 @@ def compare_readings(
     l2: Sequence[float],
     weights: Float[np.ndarray, "choices"],
 ) -> Readings:
-    """The readings under which the answers are most probable, each at its best penalty.
+    """The reading and the penalty under which the answers are most probable.
 
     By evidence, which uses all answers it is given, and not by cross-validation: of few answers, what a held-out part
-    says of six readings is mostly noise.
+    says of six readings is mostly noise, and the penalty that predicts best makes the posterior too sure.
     """
     readings = READINGS if len(choices) <= LARGE else READINGS[:1]
     models = tuple(reading.model(features, choices) for reading in readings)
-    best = np.zeros(folds.count + 1, int)
-    if len(models) > 1:
-        kept = [np.ones(len(choices), bool), *(folds.fitted_on(part) for part in range(folds.count))]
-        columns = np.repeat(weights[:, None] * np.stack(kept, axis=1), len(l2), axis=1)
-        table = [model.log_evidence(np.tile(l2, len(kept)), columns).reshape(len(kept), -1).max(1) for model in models]
-        best = np.argmax(table, axis=0)
-    return Readings(readings=readings, models=models, chosen=int(best[0]), of_part=best[1:])
+    return _compared(readings, models, folds, l2, weights)
 
 
-def try_linear(
-    readings: Readings,
+def _compared(
+    readings: tuple[Reading, ...],
+    models: tuple[ChoiceModel, ...],
     folds: Folds,
-    group: Int[np.ndarray, "things"],
     l2: Sequence[float],
     weights: Float[np.ndarray, "choices"],
-) -> Tried:
-    """Every penalty in every part, all at once. A part is judged with the features and the penalty that the answers
-    outside it chose; which are taken in the end is chosen by all answers.
-    """
-    choices, grid = readings.model.choices, np.array(sorted(l2, reverse=True))
-    parts, is_large = np.arange(folds.count), len(choices) > LARGE
-    by_l2 = _by_l2(readings.model, folds, parts[:1] if is_large else parts, grid, weights)
-    best = int(by_l2.argmin())
-    tried = grid[best : best + 1] if is_large else grid
-    is_nested = len(grid) > 1 and len(choices) <= _NESTED_UP_TO
-    inner = _inner_splits(choices, folds, group) if is_nested else []
-    losses, scores = np.empty(len(choices)), np.empty(len(choices.things))
-    for number in np.unique(readings.of_part):
-        model, mine = readings.models[number], parts[readings.of_part == number]
-        table, found = _held_out(model, folds, mine, tried, weights)
-        taken = np.full(folds.count, 0 if is_large else best)
-        if is_nested:
-            inside = [each for each in inner if each[0] in mine]
-            taken = _chosen_inside(model, inside, grid, weights, folds.count)
-        for place, part in enumerate(mine):
+) -> Readings:
+    grid, count = np.array(sorted(l2, reverse=True)), folds.count
+    parts = [folds.fitted_on(part) for part in range(count)] if len(weights) <= LARGE else []
+    kept = weights[:, None] * np.stack([np.ones(len(weights), bool), *parts], axis=1)
+    table = np.stack([_log_evidence(model, grid, kept) for model in models])
+    best = table.reshape(len(models), -1, len(grid)).transpose(1, 0, 2).reshape(kept.shape[1], -1).argmax(1)
+    chosen, taken = np.divmod(best, len(grid))
+    mine = table[chosen[0], 0]
+    of_part = np.arange(1, count + 1) if parts else np.zeros(count, int)
+    return Readings(
+        readings=readings,
+        models=models,
+        chosen=int(chosen[0]),
+        l2=float(grid[taken[0]]),
+        log_evidence={float(each): float(value) for each, value in zip(grid, mine - mine.max(), strict=True)},
+        of_part=chosen[of_part],
+        l2_of_part=grid[taken[of_part]],
+    )
+
+
+def _log_evidence(
+    model: ChoiceModel, grid: Float[np.ndarray, "penalties"], kept: Float[np.ndarray, "choices sets"]
+) -> Float[np.ndarray, "sets penalties"]:
+    columns = np.repeat(kept, len(grid), axis=1)
+    return model.log_evidence(np.tile(grid, kept.shape[1]), columns).reshape(-1, len(grid))
+
+
+def try_linear(readings: Readings, folds: Folds, weights: Float[np.ndarray, "choices"]) -> Tried:
+    """The linear head in every part, with the features and at the penalty that the answers outside it chose."""
+    losses, scores = np.empty(len(weights)), np.empty(len(readings.model.choices.things))
+    for model, parts, fitted_on in _by_reading(readings, folds):
+        fits = model.fit(readings.l2_of_part[parts], weights[:, None] * fitted_on)
+        found = model.losses(fits)
+        for column, part in enumerate(parts):
             rows, things = folds.of_choice == part, folds.of_thing == part
-            losses[rows], scores[things] = table[rows, taken[part]], found[things, place, taken[part]]
+            losses[rows], scores[things] = found[rows, column], fits.scores[things, column]
     return Tried(
         candidate=Candidate(
             head="linear",
-            l2=float(grid[best]),
+            l2=readings.l2,
             log_loss=float(weights @ losses / weights.sum()),
-            by_l2={f"{each:g}": float(loss) for each, loss in zip(grid, by_l2, strict=True)},
+            log_evidence={f"{each:g}": value for each, value in readings.log_evidence.items()},
             reads=str(readings.reading()),
         ),
         scores=scores,
     )
 
 
-def _held_out(
-    model: ChoiceModel, folds: Folds, parts: np.ndarray, grid: np.ndarray, weights: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Losses of the parts' choices under every penalty, (choices, penalties); and all scores, (things, parts, ...)."""
-    kept = np.stack([folds.fitted_on(int(part)) for part in parts], axis=1)
-    fits = model.fit(np.tile(grid, len(parts)), weights[:, None] * np.repeat(kept, len(grid), axis=1))
-    loss = model.losses(fits).reshape(len(weights), len(parts), len(grid))
-    table = np.zeros((len(weights), len(grid)))
-    for place, part in enumerate(parts):
-        table[folds.of_choice == part] = loss[folds.of_choice == part, place]
-    return table, fits.scores.reshape(-1, len(parts), len(grid)).astype(float)
-
-
-def _by_l2(
-    model: ChoiceModel, folds: Folds, parts: np.ndarray, grid: np.ndarray, weights: np.ndarray
-) -> Float[np.ndarray, "penalties"]:
-    """Mean loss of the parts' choices, held out, under every penalty."""
-    judged = weights * np.isin(folds.of_choice, parts)
-    return judged @ _held_out(model, folds, parts, grid, weights)[0] / judged.sum()
-
-
-def best_l2(model: ChoiceModel, folds: Folds, l2: Sequence[float], weights: Float[np.ndarray, "choices"]) -> float:
-    """The penalty that does best on one part held out: near enough for what is only weighed by it."""
-    grid = np.array(sorted(l2, reverse=True))
-    if folds.count < 2 or len(grid) < 2:
-        return float(grid[0])
-    return float(grid[_by_l2(model, folds, np.arange(1), grid, weights).argmin()])
+def _by_reading(readings: Readings, folds: Folds) -> Iterator[tuple[ChoiceModel, np.ndarray, np.ndarray]]:
+    """Each model with the parts that chose it, and the choices outside each of them: (choices, parts)."""
+    for number in np.unique(readings.of_part):
+        parts = np.flatnonzero(readings.of_part == number)
+        yield readings.models[number], parts, np.stack([folds.fitted_on(part) for part in parts.tolist()], axis=1)
 
 
 def try_head(
@@ -229,7 +230,7 @@ def try_head(
         losses[~folds.fitted_on(part)] = loss[~folds.fitted_on(part)]
         scores[folds.of_thing == part] = found[folds.of_thing == part]
     log_loss = float(weights @ losses / weights.sum())
-    return Tried(candidate=Candidate(head=head, l2=None, log_loss=log_loss, by_l2={}), scores=scores)
+    return Tried(candidate=Candidate(head=head, l2=None, log_loss=log_loss), scores=scores)
 
 
 def learning_curve(
@@ -241,52 +242,20 @@ def learning_curve(
     *,
     seed: int,
 ) -> list[Float[np.ndarray, "things"]]:
-    """Held-out scores of the linear head fitted on each share of the answers outside a part, at its best penalty."""
+    """Held-out scores of the linear head fitted on each share of the answers outside a part, at the penalty that these
+    choose; of many answers, at the one that all chose.
+    """
     choices, grid = readings.model.choices, np.array(sorted(l2, reverse=True))
+    grid = grid if len(choices) <= LARGE else np.array([readings.l2])
     chance = np.random.default_rng([seed, 1]).random(int(choices.answer.max()) + 1)[choices.answer]
     found = []
     for share in shares:
-        table, scores = np.empty((len(choices), len(grid))), np.empty((len(choices.things), len(grid)))
-        for number in np.unique(readings.of_part):
-            mine = np.flatnonzero(readings.of_part == number)
-            losses, every = _held_out(readings.models[number], folds, mine, grid, weights * (chance < share))
-            for place, part in enumerate(mine):
-                rows, things = folds.of_choice == part, folds.of_thing == part
-                table[rows], scores[things] = losses[rows], every[things, place]
-        found.append(scores[:, int((weights @ table).argmin())])
+        scores = np.empty(len(choices.things))
+        for model, parts, fitted_on in _by_reading(readings, folds):
+            kept = (weights * (chance < share))[:, None] * fitted_on
+            best = _log_evidence(model, grid, kept).argmax(1) if len(grid) > 1 else np.zeros(len(parts), int)
+            fits = model.fit(grid[best], kept)
+            for column, part in enumerate(parts):
+                scores[folds.of_thing == part] = fits.scores[folds.of_thing == part, column]
+        found.append(scores)
     return found
-
-
-def _inner_splits(
-    choices: Choices, folds: Folds, group: Int[np.ndarray, "things"]
-) -> list[tuple[int, np.ndarray, np.ndarray]]:
-    """(outer part, fitted on, judged on) inside each part that has several groups."""
-    mine, found = group_of(choices, group), []
-    for part in range(folds.count):
-        inside = np.flatnonzero(folds.fitted_on(part))
-        count = min(_INNER_FOLDS, len(np.unique(mine[inside])))
-        if count < 2:
-            continue
-        for _, judged in GroupKFold(count).split(inside, groups=mine[inside]):
-            judged_on = np.zeros(len(choices), bool)
-            judged_on[inside[judged]] = True
-            found.append((part, folds.fitted_on(part) & ~judged_on, judged_on))
-    return found
-
-
-def _chosen_inside(
-    model: ChoiceModel,
-    inner: list[tuple[int, np.ndarray, np.ndarray]],
-    grid: np.ndarray,
-    weights: np.ndarray,
-    parts: int,
-) -> np.ndarray:
-    """Index of each part's penalty; the strongest (the first) where one group inside tells nothing."""
-    total = np.zeros((parts, len(grid)))
-    if inner:
-        kept = np.repeat(np.stack([fitted for _, fitted, _ in inner], axis=1), len(grid), axis=1)
-        loss = model.losses(model.fit(np.tile(grid, len(inner)), weights[:, None] * kept))
-        loss = loss.reshape(len(weights), len(inner), len(grid))
-        for column, (part, _, judged_on) in enumerate(inner):
-            total[part] += weights[judged_on] @ loss[judged_on, column]
-    return total.argmin(1)

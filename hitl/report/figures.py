@@ -399,7 +399,7 @@ def learning_curve(name: str, points: Mapping[int, Interval], *, zero_shot: floa
 
 
 def penalties(name: str, by_penalty: Mapping[float, float], chosen: float | None, *, alt: str) -> str:
-    """Held-out log loss of each penalty of the linear head, the lowest marked."""
+    """Log evidence of each penalty of the linear head, the highest marked."""
     panel = Panel(name, height=180, left=52)
     axes = panel.axes
     x = sorted(by_penalty)
@@ -412,7 +412,7 @@ def penalties(name: str, by_penalty: Mapping[float, float], chosen: float | None
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
     axes.set_xlabel("L2 penalty")
-    axes.set_ylabel("log loss")
+    axes.set_ylabel("log evidence")
     return panel.svg(alt)
 
 

@@ -211,6 +211,9 @@ def _what_it_rests_on(fit: Mapping[str, Any]) -> list[str]:
         both_bad = answers.get("both_bad")
         tail = f"; of {words.count(int(both_bad), 'pair')} both were called bad" if both_bad else ""
         sentences.append(f"The answers: {words.listed(given)}{tail}.")
+    if fit.get("truncated"):
+        long = words.count(int(fit["truncated"]), "prompt")
+        sentences.append(f"The backbone does not see the end of {long}: longer than it can read.")
     candidates = [each for each in fit.get("candidates") or () if isinstance(each, dict)]
     if len(candidates) > 1:
         sentences.append(f"Head: {fit.get('head')}, because its held-out log loss is the lowest of those tried.")

@@ -158,13 +158,15 @@ def _by_round(rounds: Sequence[RoundFiles]) -> Panel | None:
 
 
 def _penalties(fit: Mapping[str, Any]) -> Panel | None:
-    tried = [each for each in fit.get("candidates") or () if isinstance(each, dict) and each.get("by_l2")]
-    if not tried or len(tried[0]["by_l2"]) < 2:
+    tried = [each for each in fit.get("candidates") or () if isinstance(each, dict) and each.get("log_evidence")]
+    if not tried or len(tried[0]["log_evidence"]) < 2:
         return None
-    table = {float(penalty): float(loss) for penalty, loss in tried[0]["by_l2"].items()}
-    svg = figures.penalties("penalties", table, tried[0].get("l2"), alt="Held-out log loss of each penalty")
+    table = {float(penalty): float(value) for penalty, value in tried[0]["log_evidence"].items()}
+    alt = "How much less probable each penalty makes the answers than the best does, in nats"
     return Panel(
-        title="Choice of the linear head’s penalty", svg=svg, note="Lower is better; the large dot was chosen."
+        title="Choice of the linear head’s penalty",
+        svg=figures.penalties("penalties", table, tried[0].get("l2"), alt=alt),
+        note="How probable it makes the answers, beside the best (log evidence in nats); the large dot was chosen.",
     )
 
 

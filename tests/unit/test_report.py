@@ -132,9 +132,9 @@ def fit_report() -> dict[str, Any]:
         "l2": 100.0,
         "log_loss": 0.81,
         "accuracy": 0.72,
-        "by_l2": {"300": 0.83, "100": 0.81, "30": 0.84},
+        "log_evidence": {"300": -2.5, "100": 0.0, "30": -4.0},
     }
-    mlp = {"head": "mlp", "l2": None, "log_loss": 0.9, "accuracy": 0.66, "by_l2": {}}
+    mlp = {"head": "mlp", "l2": None, "log_loss": 0.9, "accuracy": 0.66}
     return {
         "head": "linear",
         "backbone": "starter",

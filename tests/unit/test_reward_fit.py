@@ -94,7 +94,7 @@ def test_a_taste_is_learned_judged_and_beats_zero_shot(clip, tmp_path):
 
     saved = json.loads((tmp_path / "reward" / FIT_FILE).read_text())
     assert saved["snapshot_sha"] == "abc"
-    assert saved["candidates"][0]["by_l2"].keys() == {"100", "10"}
+    assert saved["candidates"][0]["log_evidence"].keys() == {"100", "10"}
 
     reward = ClipHead.load(tmp_path / "reward")
     dark, bright = np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64, 3), np.uint8)
@@ -333,7 +333,7 @@ def read_report(folder: Path) -> dict:
     for rater in found["raters_fitted"].values():
         numbers += [rater["reliability"], rater["reliability_se"], rater["answers"]]
     for candidate in found["candidates"]:
-        numbers += [candidate["log_loss"], *candidate["by_l2"].values()]
+        numbers += [candidate["log_loss"], *candidate["log_evidence"].values()]
     numbers += [*found["form_slopes"].values(), *(point["accuracy"]["mean"] for point in found["learning_curve"])]
     assert all(isinstance(number, int | float) for number in numbers), numbers
     assert found["std"] > 0

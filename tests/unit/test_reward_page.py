@@ -51,7 +51,13 @@ def fit_report(image_ids: list[str], *, seed: int = 0, **changes: Any) -> dict[s
     noise = np.random.default_rng(seed + 1)
     zero_shot, last = (0.5 * difference + noise.normal(0, size, len(pairs)) for size in (1.0, 0.4))
     found, by_clip, people = judge(pairs, difference), judge(pairs, zero_shot), ceiling(pairs, difference)
-    linear = {"head": "linear", "l2": 100.0, "log_loss": 0.81, "accuracy": 0.72, "by_l2": {"300": 0.83, "100": 0.81}}
+    linear = {
+        "head": "linear",
+        "l2": 100.0,
+        "log_loss": 0.81,
+        "accuracy": 0.72,
+        "log_evidence": {"300": -2.5, "100": 0.0},
+    }
     assert people is not None
     wrong = [
         {
