@@ -3,8 +3,10 @@
 import itertools
 import math
 
+import choix
 import numpy as np
 import pytest
+from scipy.integrate import quad
 from scipy.optimize import approx_fprime, minimize
 from sklearn.linear_model import LogisticRegression
 
@@ -135,6 +137,22 @@ def test_a_ranking_without_ties_is_plackett_luces():
         ranks = tuple(order.index(image) + 1 for image in range(6))
         loss, _ = losses_of_scores(choices_of([ranking(tuple(range(6)), ranks)], 6), scores, np.ones(5))
         assert loss.sum() == pytest.approx(plackett_luce(scores, order))
+
+
+@pytest.mark.parametrize("kind", ["pairs", "rankings"])
+def test_without_features_and_ties_scores_are_choixs(kind):
+    """The maximum of the likelihood with a score for each image: penalties so weak that neither feels its own."""
+    rng, count = np.random.default_rng(0), 8
+    strength = np.exp(rng.normal(size=count))
+    orders = []
+    for _ in range(120):
+        some = rng.choice(count, 2 if kind == "pairs" else 5, replace=False)
+        orders.append(rng.choice(some, len(some), replace=False, p=strength[some] / strength[some].sum()).tolist())
+    said = [ranking(tuple(order), tuple(range(1, len(order) + 1))) for order in orders]
+    _, ours = fitted(np.eye(count), choices_of(said, count), 1e-7)
+    solve = choix.opt_pairwise if kind == "pairs" else choix.opt_rankings
+    theirs = solve(count, orders, alpha=1e-9, tol=1e-9)
+    np.testing.assert_allclose(ours.weight - ours.weight.mean(), theirs - theirs.mean(), atol=1e-3)
 
 
 def test_all_rankings_with_ties_have_a_probability_of_one_together():
@@ -270,6 +288,26 @@ def test_the_posterior_is_the_inverse_of_the_curvature():
     covariance = np.linalg.inv(hessian)[:3, :3]
     spread = np.einsum("ij,jk,ik->i", x - x.mean(0), ours.covariance, x - x.mean(0))
     np.testing.assert_allclose(spread, np.einsum("ij,jk,ik->i", z, covariance, z), rtol=1e-3)
+
+
+@pytest.mark.parametrize("answers", [8, 40, 400])
+def test_the_evidence_is_the_integral_of_the_likelihood_over_the_prior(answers):
+    """Of one feature: by quadrature, between pairs of penalties, for Laplace's approximation leaves a constant out."""
+    x, said = draw(12, 1, answers)
+    choices = choices_of(said, 12)
+    z = scaled(x, choices)[:, 0]
+    order = [(each.images if each.values == (1, 2) else each.images[::-1]) for each in said]
+    better, worse = (np.array([z[int(images[side])] for images in order]) for side in (0, 1))
+
+    def likelihood(weight: float, l2: float) -> float:
+        log = -np.log1p(np.exp(-weight * (better - worse))).sum() - 0.5 * l2 * weight**2
+        return math.exp(log + 0.5 * answers) * math.sqrt(l2 / (2 * math.pi))  # scaled, or 400 of them vanish
+
+    grid = np.array([0.1, 1.0, 10.0, 100.0])
+    expected = [math.log(quad(likelihood, -15, 15, args=(l2,), points=[0, 1], limit=500)[0]) for l2 in grid]
+    model = ChoiceModel(x, choices, anchors=0, blocks=1)
+    found = model.log_evidence(grid, np.ones((len(choices), len(grid))))
+    np.testing.assert_allclose(found - found.max(), np.array(expected) - max(expected), atol=0.15, rtol=0.05)
 
 
 def test_directions_without_data_keep_their_prior():
