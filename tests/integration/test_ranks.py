@@ -69,9 +69,11 @@ def test_the_first_process_tells_the_metrics_of_all(trained: Path, name: str):
 )
 def test_a_round_is_trained_by_the_processes_that_a_launcher_starts(tmp_path: Path, launcher: str):
     root = tmp_path / "workspace"
-    code, _, err = finish(start_rounds(root, "--set", f"train.launcher={launcher}", "--set", "train.epochs=2"))
+    settings = (f"train.launcher={launcher}", "train.epochs=2", "reward.jpeg_size=-0.1")
+    code, _, err = finish(start_rounds(root, *(word for each in settings for word in ("--set", each))))
     assert code == 0, err
     workspace = Workspace(root)
+    assert json.loads((workspace.stage_dir(1, "train") / "reward.json").read_text())["scales"]["jpeg_size"] > 0
     rows = [json.loads(line) for line in (workspace.round_dir(1) / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if row["stage"] == "train"] == [1, 2]
     assert (workspace.stage_dir(1, "train") / "policy" / LORA_FILE).exists()
