@@ -69,8 +69,10 @@ def linear() -> dict[str, float]:
     from reward_models.answers import groups
     from reward_models.choices import as_choices
     from reward_models.config import RewardFitConfig
+    from reward_models.folds import Folds
+    from reward_models.readings import compare_readings
     from reward_models.reliability import fit_reliability
-    from reward_models.selection import Folds, compare_readings, try_linear
+    from reward_models.selection import try_linear
 
     answers, things, features = data()
     parts, clock = {}, _Clock()

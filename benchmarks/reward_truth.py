@@ -30,12 +30,14 @@ from reward_models.backbone import joint_features
 from reward_models.choice_model import ChoiceModel
 from reward_models.choices import as_choices
 from reward_models.config import RewardFitConfig
+from reward_models.folds import Folds
 from reward_models.heads.imagereward import fit_imagereward
 from reward_models.heads.mlp import fit_mlp
 from reward_models.intervals import cross_validated, interval
 from reward_models.judgement import is_right
+from reward_models.readings import compare_readings
 from reward_models.reliability import fit_reliability
-from reward_models.selection import Folds, compare_readings, try_linear
+from reward_models.selection import try_linear
 
 IMAGES = 4
 """Of each prompt."""

@@ -30,6 +30,7 @@ from reward_models.choice_model import ChoiceModel, losses_of_scores
 from reward_models.choices import Choices, as_choices
 from reward_models.config import RewardFitConfig
 from reward_models.features import FeatureCache, LoadImage, Pictures
+from reward_models.folds import Folds
 from reward_models.heads import Head
 from reward_models.heads.ensemble import EnsembleHead, fit_ensemble
 from reward_models.heads.finetune import FinetuneHead, fit_finetune
@@ -39,19 +40,11 @@ from reward_models.heads.mlp import MlpHead, fit_mlp
 from reward_models.intervals import cross_validated, interval
 from reward_models.judgement import Judgement, Pairs, ceiling, gain, is_right, judge, mistakes
 from reward_models.prognosis import ratings_needed
+from reward_models.readings import Readings, compare_readings
 from reward_models.reliability import Reliability, fit_reliability
 from reward_models.report import FitReport, Mistake, Point
 from reward_models.saved import FIT_FILE, HEAD_FILE, SavedHead, backbone_for, load_head
-from reward_models.selection import (
-    Candidate,
-    Folds,
-    Readings,
-    Tried,
-    compare_readings,
-    learning_curve,
-    try_head,
-    try_linear,
-)
+from reward_models.selection import Candidate, Tried, learning_curve, try_head, try_linear
 from reward_models.succession import against_previous, drift
 
 _SHARES = (0.125, 0.25, 0.5)

@@ -26,7 +26,7 @@ from reward_models.choices import Choices
 from reward_models.features import Pictures
 from reward_models.heads.linear import LinearHead
 from reward_models.heads.mlp import Batch, batches, block_scale
-from reward_models.selection import Reading
+from reward_models.readings import Reading
 
 BLOCKS = 2
 RANK = 8

@@ -23,9 +23,9 @@ from reward_models.features import Pictures
 from reward_models.fit import fit_reward
 from reward_models.heads.finetune import FinetuneHead, factors, fit_finetune, with_lora
 from reward_models.heads.linear import LinearHead, fit_linear
+from reward_models.readings import READINGS
 from reward_models.rewards.clip_head import ClipHead
 from reward_models.saved import HEAD_FILE, read_head
-from reward_models.selection import READINGS
 
 STARTER_FOLDER = Path(reward_models.__file__).parent / "starter_clip"
 SIDE = 16

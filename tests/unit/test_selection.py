@@ -10,8 +10,10 @@ from data.bootstrap import Interval
 from reward_models.answers import Answer, groups, things_of
 from reward_models.backbone import joint_features
 from reward_models.choices import Choices, as_choices
+from reward_models.folds import Folds
 from reward_models.intervals import cross_validated
-from reward_models.selection import Folds, Tried, compare_readings, learning_curve, try_linear
+from reward_models.readings import compare_readings
+from reward_models.selection import Tried, learning_curve, try_linear
 
 GRID = (1000.0, 300.0, 100.0, 30.0, 10.0)
 PROMPTS, IMAGES, WIDTH = 40, 4, 24
