@@ -25,7 +25,7 @@ class RewardFitConfig:
     mlp_from: int = 2000
     """Answers below which the linear head alone is tried: the others lose to it there and cost time."""
     l2: tuple[float, ...] = (10000.0, 3000.0, 1000.0, 300.0, 100.0, 30.0, 10.0)
-    """Penalties of the linear head to choose from by cross-validation."""
+    """Penalties of the linear head to choose from by evidence."""
     folds: int = 5
     """Parts of the cross-validation. All answers about a prompt are in one part."""
     weigh_raters: bool = True
