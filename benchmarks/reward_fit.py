@@ -81,7 +81,7 @@ def linear() -> dict[str, float]:
     folds, grid = Folds.of(choices, group, 5), RewardFitConfig().l2
     parts["choices"] = clock.lap()
     readings = compare_readings(features, choices, folds, grid, counted)
-    parts["rotation"] = clock.lap()
+    parts["rotation and penalty"] = clock.lap()
     found = fit_reliability(readings.model, answers, readings.l2, counted)
     readings = readings.with_slopes(found.slope, folds, grid, counted)
     parts["raters"] = clock.lap()
