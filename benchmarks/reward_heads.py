@@ -49,7 +49,9 @@ def main() -> None:
     }
     for name, utility in utilities.items():
         rows = answers(utility, SLOPES[name], arguments.answers)
-        result[name] = {head: tried(head, rows, pictures) for head in HEADS}
+        with tempfile.TemporaryDirectory() as folder:
+            tried("linear", rows, pictures, Path(folder))  # features are then in the cache
+            result[name] = {head: tried(head, rows, pictures, Path(folder)) for head in HEADS}
         result[name]["the true order"] = {"accuracy": expected(utility, SLOPES[name])}
         print(json.dumps({name: result[name]}, indent=2), flush=True)
     if arguments.out:
@@ -105,14 +107,13 @@ def expected(utility: dict[tuple[str, str], float], slope: float) -> float:
     return float((1 / (1 + np.exp(-np.abs(value[:, one] - value[:, other])))).mean())
 
 
-def tried(head: str, rows: list[dict[str, Any]], pictures: dict[tuple[str, str], np.ndarray]) -> dict[str, float]:
+def tried(
+    head: str, rows: list[dict[str, Any]], pictures: dict[tuple[str, str], np.ndarray], folder: Path
+) -> dict[str, float]:
     by_image = {image: picture for (image, _), picture in pictures.items()}
     config = RewardFitConfig(heads=(head,), mlp_from=1)
-    with tempfile.TemporaryDirectory() as folder:
-        cache = Path(folder, "cache")
-        fit_reward(rows, by_image.__getitem__, RewardFitConfig(heads=("linear",)), cache, Path(folder, "first"))
-        began, processor = time.perf_counter(), time.process_time()
-        report = fit_reward(rows, by_image.__getitem__, config, cache, Path(folder, "reward"))
+    began, processor = time.perf_counter(), time.process_time()
+    report = fit_reward(rows, by_image.__getitem__, config, folder / "cache", folder / head)
     return {
         "log_loss": report.candidates[0].log_loss,
         "accuracy": report.accuracy.mean,

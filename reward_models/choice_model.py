@@ -9,6 +9,7 @@ after the other.
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -179,15 +180,16 @@ class ChoiceModel:
         fits = self.fit(l2, weights)
         width, penalty = self._x.shape[1], self._penalty(l2)[: self._x.shape[1]]
         chance = self._compiled.chances(self._slope, fits.scores, self.extras(fits))
-        bound, products = float(self._bound.sum()), self._products()
+        bound = float(self._bound.sum())
         found = np.einsum("ij,ij->j", weights, self.losses(fits))
         found += 0.5 * np.einsum("ij,ij->j", penalty, fits.theta[:width] ** 2)
         for column in range(len(l2)):
             curvature = _curvature(self._choices, chance[:, column].astype(float), weights[:, column])
-            share = float(curvature.multiply(products).sum()) / bound if bound else 0.0
+            share = float(curvature.multiply(self._products).sum()) / bound if bound else 0.0
             found[column] += 0.5 * np.log1p(share * self._bound / penalty[:, column]).sum()
         return -found
 
+    @cached_property
     def _products(self) -> csr_array:
         """x @ x.T where a curvature can be: between things of one choice."""
         rows, columns = self._curvature.nonzero()

@@ -326,7 +326,7 @@ def _chosen_of_pair(answer: Answer, size: int) -> int:
     one, other = answer.values
     if answer.both_bad:
         return size - 1
-    if one == other:
+    if _is_tie(answer):
         return 2
     return 1 if one is None or (other is not None and other < one) else 0
 

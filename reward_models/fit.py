@@ -103,14 +103,8 @@ def fit_reward(
     start = earlier.head if earlier and config.warm_start else None
     head, side_bias = _fit(best.candidate, data, tuning, config, start)
 
-    def read_by(head: Head, these: Sequence[Thing]) -> Float[Tensor, "these features"]:
-        adapted = backbone_for(head, backbone)
-        return _features(cache if adapted is backbone else FeatureCache(None, adapted), these, load_image)
-
-    def scored_by(saved: SavedHead, these: Sequence[Thing]) -> Float[np.ndarray, "these"]:
-        return saved.scores(read_by(saved.head, these))
-
-    reference = read_by(head, sorted(reference_images) or things)
+    own = _cache_for(head, cache, backbone)
+    reference = _features(own, sorted(reference_images) or things, load_image)
     head = head.centred_on(reference)
     with torch.no_grad():
         raw, deviation = (each.double() for each in head.predict(reference))
@@ -125,6 +119,16 @@ def fit_reward(
     judgement = _cross_validated(judge(judged, ours, seed=config.seed), data.folds.count)
     zero_shot_judgement = judge(judged, zero_shot, seed=config.seed)
     curve = _curve(data, judged, pairs, judgement.accuracy, config)
+    against, drifted = None, None
+    if earlier:
+        theirs = _cache_for(earlier.head, cache, backbone)
+        scores = earlier.scores(_features(theirs, things, load_image))
+        against = against_previous(scores, answers, pairs, judged, ours, seed=config.seed)
+        if probe:
+            before, after = (
+                each.scores(_features(seen, probe, load_image)) for each, seen in ((earlier, theirs), (now, own))
+            )
+            drifted = drift(before, after, probe, seed=config.seed)
     decided = int((pairs.outcome != 0).sum())
     forms = Counter(answer.form for answer in answers)
     report = FitReport(
@@ -150,9 +154,7 @@ def fit_reward(
         judgement=judgement,
         zero_shot_judgement=zero_shot_judgement,
         ceiling=ceiling(judged, ours, seed=config.seed),
-        previous=against_previous(scored_by(earlier, things), answers, pairs, judged, ours, seed=config.seed)
-        if earlier
-        else None,
+        previous=against,
         raters_fitted=data.reliability.raters,
         form_slopes=data.reliability.form_slopes,
         learning_curve=tuple(curve),
@@ -162,9 +164,7 @@ def fit_reward(
             len(pairs),
         ),
         mistakes=_mistakes(answers, things, pairs, judged, ours),
-        drift=drift(scored_by(earlier, probe), scored_by(now, probe), probe, seed=config.seed)
-        if earlier and probe
-        else None,
+        drift=drifted,
         candidates=tuple(
             replace(each.candidate, accuracy=_accuracy(_difference(each.scores, pairs), pairs)) for each in tried
         ),
@@ -239,14 +239,15 @@ class _Tuning:
     def fit(
         self, data: _Data, weights: Float[np.ndarray, "choices"], config: RewardFitConfig, part: int | None = None
     ) -> FinetuneHead:
+        reading, l2 = data.readings.reading(part)
         return fit_finetune(
             data.features,
             data.choices,
             backbone=self.backbone,
             pictures=self.pictures,
             text=self.text,
-            reading=data.readings.reading(part),
-            l2=data.readings.l2,
+            reading=reading,
+            l2=l2,
             seed=config.seed,
             weights=weights,
         )
@@ -259,6 +260,12 @@ class _Tuning:
 def _heads_for(config: RewardFitConfig, answers: int) -> list[str]:
     heads = [head for head in config.heads if head == "linear" or answers >= config.mlp_from]
     return heads or list(config.heads)
+
+
+def _cache_for(head: Head, cache: FeatureCache, backbone: Backbone) -> FeatureCache:
+    """Of the features that the head reads: the backbone's, or those of what the head makes of it."""
+    adapted = backbone_for(head, backbone)
+    return cache if adapted is backbone else FeatureCache(None, adapted)
 
 
 def _features(cache: FeatureCache, things: Sequence[Thing], load_image: LoadImage) -> Float[Tensor, "things features"]:

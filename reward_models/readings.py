@@ -61,9 +61,11 @@ class Readings:
     def model(self) -> ChoiceModel:
         return self.models[self.chosen]
 
-    def reading(self, part: int | None = None) -> Reading:
-        """By the answers outside the part, or by all."""
-        return self.readings[self.chosen if part is None else self.of_part[part]]
+    def reading(self, part: int | None = None) -> tuple[Reading, float]:
+        """What is read and at what penalty, by the answers outside the part or by all."""
+        if part is None:
+            return self.readings[self.chosen], self.l2
+        return self.readings[self.of_part[part]], float(self.l2_of_part[part])
 
     def by_part(self, folds: Folds) -> Iterator[tuple[ChoiceModel, np.ndarray, np.ndarray]]:
         """Each model with the parts that chose it, and the choices outside each of these: (choices, parts)."""

@@ -51,7 +51,7 @@ def try_linear(readings: Readings, folds: Folds, weights: Float[np.ndarray, "cho
             l2=readings.l2,
             log_loss=float(weights @ losses / weights.sum()),
             log_evidence={f"{each:g}": value for each, value in readings.log_evidence.items()},
-            reads=str(readings.reading()),
+            reads=str(readings.reading()[0]),
         ),
         scores=scores,
     )

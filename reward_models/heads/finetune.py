@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
 from hitl.core.errors import ConfigError
@@ -175,6 +173,8 @@ def with_lora(model: nn.Module, *, blocks: int, rank: int) -> Any:
     On an attention's `in_proj_weight` as a parameter: PEFT's layer for a whole nn.MultiheadAttention adds the LoRA of
     its `out_proj` twice, and changes the frozen weights by a rounding error with every pass.
     """
+    from peft import LoraConfig, inject_adapter_in_model  # most fits try no such head, and the import takes a second
+
     layers, parameters = [], []
     for prefix, block in _blocks(model)[-blocks:]:
         for name, module in block.named_modules(prefix=prefix):
@@ -207,6 +207,8 @@ def _blocks(model: nn.Module) -> Sequence[tuple[str, nn.Module]]:
 
 def factors(model: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
     """A and B of each weight that carries a LoRA, by the weight's name in the plain model."""
+    from peft.tuners.lora import LoraLayer
+
     layers: dict[str, Any] = {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLayer)}
     found = {}
     for name, layer in layers.items():

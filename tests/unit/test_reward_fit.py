@@ -493,9 +493,14 @@ def test_an_image_that_cannot_be_used_is_named(broken, clip, tmp_path):
 def test_pictures_of_two_sizes_are_both_seen(clip, tmp_path):
     def load(image_id: str) -> np.ndarray:
         pixels = picture(image_id)
-        return pixels if int(image_id[-1]) % 2 else pixels.repeat(2, 0).repeat(3, 1)[:, :160]
+        pixels = pixels if int(image_id[-1]) % 2 else pixels.repeat(2, 0).repeat(3, 1)[:, :160]
+        sizes.add(pixels.shape[:2])
+        return pixels
 
-    fit_reward(make_rows(per_prompt=6), load, config_for(clip), tmp_path / "cache", tmp_path / "reward")
+    sizes: set[tuple[int, ...]] = set()
+    report = fit_reward(make_rows(per_prompt=6), load, config_for(clip), tmp_path / "cache", tmp_path / "reward")
+    assert len(sizes) == 2
+    assert report.accuracy.mean > 0.5
     read_report(tmp_path / "reward")
 
 
