@@ -30,6 +30,7 @@ from apps.session import RatingDesk, Receipt, Refused, Submission, Withdrawal, c
 from data.records import Rater
 from data.store import Store
 from data.workspace import Workspace
+from hitl.config import RateConfig
 from hitl.core.errors import ConfigError, HitlError
 from hitl.core.live import Live
 
@@ -209,10 +210,12 @@ class BoardGate:
         await app(scope, receive, send)
 
 
-def build_server(store: Store, workspace: Workspace, live: Live, *, token: str, secret: str, lease_s: int) -> FastAPI:
+def build_server(
+    store: Store, workspace: Workspace, live: Live, *, rate: RateConfig, token: str, secret: str
+) -> FastAPI:
     """The whole app over an open store. Nothing is global: two servers in one process do not know of each other."""
     app = FastAPI(title="hitl", docs_url=None, redoc_url=None, openapi_url=None)
-    desk = RatingDesk(store, live, lease_s=lease_s)
+    desk = RatingDesk(store, live, rate)
     # From the secret, because it is the workspace's own and outlasts a restart. So short a hash gives nothing away.
     workspace_id = sha256(secret.encode()).hexdigest()[:8]
     door = Doorkeeper(store, token, workspace_id)

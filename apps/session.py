@@ -5,13 +5,15 @@ import re
 import threading
 import unicodedata
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from data.records import Offer, Rater, Rating
+from data import RATING_KINDS
+from data.records import OVERALL, Offer, Rater, Rating
 from data.store import Store
+from hitl.config import RateConfig
 from hitl.core.errors import HitlError
 from hitl.core.live import Live, LiveStatus
 
@@ -87,7 +89,8 @@ class RatingDesk:
 
     store: Store
     live: Live
-    lease_s: int = 300
+    asked: RateConfig = field(default_factory=RateConfig)
+    """What the project asks of its raters."""
     _joining: threading.Lock = field(default_factory=threading.Lock)
 
     def join(self, name: str, kind: str = "human") -> Rater:
@@ -114,7 +117,7 @@ class RatingDesk:
         status = self.live.view()
         offers: list[Offer] = []
         if status.stage in RATING_STAGES:
-            offers = self.store.lease(rater_id, limit=min(max(limit, 1), MOST_TASKS), lease_s=self.lease_s)
+            offers = self.store.lease(rater_id, limit=min(max(limit, 1), MOST_TASKS), lease_s=self.asked.lease_s)
         progress = self.progress()
         if offers:
             state = "rating"
@@ -123,10 +126,10 @@ class RatingDesk:
             progress["mine"] = self.store.answered(rater_id, progress["round"])
         return {
             "state": state,
-            "tasks": [describe(offer) for offer in offers],
+            "tasks": [describe(offer, self.asked) for offer in offers],
             "progress": progress,
             "live": describe_live(status, waiting_for_others=progress["done"] < progress["needed"]),
-            "lease_s": self.lease_s,
+            "lease_s": self.asked.lease_s,
         }
 
     def progress(self) -> dict[str, Any]:
@@ -215,12 +218,18 @@ def clean_name(name: str) -> str:
     return clean
 
 
-def describe(offer: Offer) -> dict[str, Any]:
+def describe(offer: Offer, asked: RateConfig) -> dict[str, Any]:
     """A task as it travels: nothing in it tells which model or seed drew which image."""
+    kind = RATING_KINDS.load(offer.task.kind)
     return {
         "task_id": offer.task.task_id,
         "round": offer.task.round,
-        "kind": offer.task.kind,
+        "kind": kind.name,
+        "screen": kind.screen,
+        "levels": kind.levels,
+        "controls": [asdict(control) for control in kind.controls],
+        "axes": list(asked.axes) if kind.name == "grades" else [OVERALL],
+        "flags": list(asked.flags),
         "prompt": offer.prompt,
         "image_ids": list(offer.image_ids),
         "images": [f"image/{image_id}" for image_id in offer.image_ids],

@@ -18,7 +18,10 @@ import httpx
 import numpy as np
 from PIL import Image
 
+from data import RATING_KINDS
 from data.pictures import read_picture
+from data.rating_kinds import SKIP, RatingKind
+from data.records import OVERALL
 from data.world import taste, verifier
 from data.world.scenes import SIZE
 from hitl.core.errors import ConfigError
@@ -97,6 +100,47 @@ class SimulatedRater:
         if image_ids[0] > image_ids[1]:
             first, second = second, first
         return "left" if left + first > right + second else "right"
+
+    def answer(
+        self,
+        kind: RatingKind,
+        task_id: str,
+        image_ids: Sequence[str],
+        judgements: Sequence[Judgement],
+        axes: Sequence[str] = (OVERALL,),
+    ) -> dict[str, Any]:
+        """The payload of an answer of any kind; images and judgements in the order in which they are shown."""
+        if kind.screen == "choose":
+            return {"choice": self.choose(task_id, image_ids, judgements)}
+        if kind.screen == "grade":
+            return {"grades": {axis: self._grades(f"{task_id}/{axis}", kind.levels, judgements) for axis in axes}}
+        felt = self._impressions(task_id, judgements)
+        if kind.screen == "best":
+            return {"ranks": [1 if image == int(felt.argmax()) else None for image in range(len(felt))]}
+        return {"ranks": self._ranks(felt)}
+
+    def _impressions(self, about: str, judgements: Sequence[Judgement]) -> np.ndarray:
+        """Utilities as this rater feels them now: with Gumbel noise, so that the order is Plackett-Luce's."""
+        rng = self._rng(about)
+        noise = rng.gumbel(scale=self.noise, size=len(judgements))
+        return noise if self.careless else np.array([self.utility(each) for each in judgements]) + noise
+
+    def _ranks(self, felt: np.ndarray) -> list[int]:
+        """Places from the best on; who is nearer than `tie_width` to the one before shares its place."""
+        order = np.argsort(-felt, kind="stable")
+        apart = np.append(True, -np.diff(felt[order]) >= self.tie_width)
+        places = np.empty(len(felt), int)
+        places[order] = np.cumsum(apart)
+        return [int(each) for each in places]
+
+    def _grades(self, about: str, levels: int, judgements: Sequence[Judgement]) -> list[int]:
+        """The scale cut evenly from the worst that a picture can be to the best."""
+        best = 1 + self.taste_weight
+        low, high = (-best, 0.0) if self.adversarial else (0.0, best)
+        if self.careless:
+            low, high = -self.noise, 2 * self.noise  # of noise alone
+        share = (self._impressions(about, judgements) - low) / (high - low)
+        return [int(np.clip(1 + levels * each, 1, levels)) for each in share]
 
     def dwell_ms(self, task_id: str) -> int:
         """How long it pretends to have looked."""
@@ -177,7 +221,10 @@ class _Seat:
             self._judge(*place, prompt, judgements) for place in zip(task["image_ids"], task["images"], strict=True)
         ]
         known = [judgement for judgement in seen if judgement is not None]
-        choice = self.rater.choose(task_id, task["image_ids"], known) if len(known) == len(seen) else "skip"
+        payload: dict[str, Any] = {"choice": SKIP}
+        if len(known) == len(seen):
+            kind = RATING_KINDS.load(task["kind"])
+            payload = self.rater.answer(kind, task_id, task["image_ids"], known, task["axes"])
         reply = self.ask(
             "POST",
             "/api/ratings",
@@ -185,7 +232,7 @@ class _Seat:
                 "rating_id": self.rater.rating_id(task_id),
                 "task_id": task_id,
                 "kind": task["kind"],
-                "payload": {"choice": choice},
+                "payload": payload,
                 "image_ids": task["image_ids"],
                 "dwell_ms": self.rater.dwell_ms(task_id),
                 "client_time": datetime.now(UTC).isoformat(),
@@ -194,7 +241,7 @@ class _Seat:
         if reply.is_client_error:
             raise ConfigError(
                 f"The server refused a simulated rating of kind {task['kind']!r}: {reply.text[:200]}",
-                hint="Simulated raters know the kind pairwise; for other kinds use --raters human.",
+                hint="Rate with --raters human: simulated raters know the kinds that hitl comes with.",
             )
 
     def _judge(

@@ -4,6 +4,12 @@ from hitl.core.registry import Registry
 
 RATING_KINDS = Registry(
     "rating kind",
-    {"pairwise": "data.rating_kinds.pairwise:PAIRWISE"},
+    {
+        "pairwise": "data.rating_kinds.pairwise:PAIRWISE",
+        "ranking": "data.rating_kinds.ranking:RANKING",
+        "best": "data.rating_kinds.ranking:BEST",
+        "grades": "data.rating_kinds.grades:GRADES",
+        "good_bad": "data.rating_kinds.grades:GOOD_BAD",
+    },
     group="hitl.rating_kinds",
 )

@@ -172,7 +172,9 @@ def _ratings_added(connection: Connection, batch: Sequence[Event]) -> None:
         for event in batch
     ]
     _insert_items(connection, "ratings", types, items)
-    _insert_outcomes(connection, [event.data for event in batch if event.data["payload"]])
+    answered = [event.data for event in batch if event.data["payload"]]
+    _insert_outcomes(connection, answered)
+    _insert_image_values(connection, answered)
 
 
 def _insert_outcomes(connection: Connection, ratings: Sequence[Data]) -> None:
@@ -193,6 +195,24 @@ def _insert_outcomes(connection: Connection, ratings: Sequence[Data]) -> None:
         )
     ]
     insert_rows(connection, "outcomes", types, rows)
+
+
+def _insert_image_values(connection: Connection, ratings: Sequence[Data]) -> None:
+    types = {
+        "rating_id": "VARCHAR",
+        "axis": "VARCHAR",
+        "image_ids": "VARCHAR[]",
+        '"values"': "INTEGER[]",
+        "levels": "INTEGER",
+    }
+    rows = [
+        (rating["rating_id"], found.axis, list(found.image_ids), list(found.values), found.levels)
+        for rating in ratings
+        for found in rating_kind(rating["kind"]).values(
+            rating["payload"], image_ids=rating["task_image_ids"], displayed=rating["image_ids"]
+        )
+    ]
+    insert_rows(connection, "image_values", types, rows)
 
 
 def _rounds_started(connection: Connection, batch: Sequence[Event]) -> None:

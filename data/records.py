@@ -14,6 +14,9 @@ from hitl.core.errors import ConfigError
 Side = Literal["a", "b"]
 RaterKind = Literal["human", "simulated"]
 
+OVERALL = "overall"
+"""The axis that the reward model learns from."""
+
 FINISHED = "finished"
 """The round state that closes a round; every other state is free text of the round loop."""
 
@@ -130,6 +133,19 @@ class Outcome:
     both_bad: bool
     left: Side
     """Which of the two was shown on the left (or first)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageValues:
+    """What one rating says about any number of images: ranks, or grades on one axis."""
+
+    axis: str
+    """What was asked for: `overall`, or another that the project names."""
+    image_ids: tuple[str, ...]
+    values: tuple[int | None, ...]
+    """Ranks (1 is best, equal is a tie, None is worse than all that are ranked), or grades from 1 to `levels`."""
+    levels: int | None
+    """None for ranks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

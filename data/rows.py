@@ -21,7 +21,10 @@ RATING = (
     " ratings.dwell_ms, ratings.client_time, ratings.server_time, ratings.app_version, ratings.voids"
 )
 COMPARISON = "rating_id, task_id, round, prompt_id, prompt, rater_id, image_a, image_b, outcome, both_bad, left_side"
-SNAPSHOT = "round, task_id, prompt_id, prompt, task, split, rater_id, image_a, image_b, outcome, both_bad, left_side"
+SNAPSHOT = (
+    "round, task_id, prompt_id, prompt, task, split, rater_id, image_a, image_b, outcome, both_bad, left_side, "
+    'images, "values", levels'
+)
 ROUND = "number, state, started_at, finished_at, config_sha"
 METRIC = "round, stage, step, name, coalesce(value, 'nan'::DOUBLE)"
 

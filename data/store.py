@@ -416,6 +416,10 @@ class Store:
         query = f"SELECT {rows.COMPARISON} FROM comparisons WHERE $1 IS NULL OR round = $1 {_COMPARISON_ORDER}"
         return [rows.comparison(row) for row in self._rows(query, [round])]
 
+    def answers(self, round: int | None = None) -> int:
+        """How many ratings stand that can be learned from, whatever was asked: no skips, no undos."""
+        return self._rows("SELECT count(*) FROM answers WHERE $1 IS NULL OR round = $1", [round])[0][0]
+
     # -- metrics --------------------------------------------------------------------------------------------------
 
     def add_metrics(self, round: int, stage: str, rows: Iterable[dict[str, Any]]) -> None:
@@ -441,8 +445,8 @@ class Store:
     # -- copies ---------------------------------------------------------------------------------------------------
 
     def write_snapshot(self, path: Path, up_to_round: int) -> Snapshot:
-        """The comparisons of all rounds up to this one as Parquet; the same ratings give the same bytes."""
-        query = f"SELECT {rows.SNAPSHOT} FROM comparisons WHERE round <= ? {_COMPARISON_ORDER}"
+        """The answers of all rounds up to this one as Parquet; the same ratings give the same bytes."""
+        query = f"SELECT {rows.SNAPSHOT} FROM answers WHERE round <= ? {_COMPARISON_ORDER}"
         return snapshot.write(path, self._rows(query, [up_to_round]))
 
     def copy_to(self, path: Path) -> None:

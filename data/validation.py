@@ -6,6 +6,7 @@ What it must hold of other facts (that a task exists) the store checks.
 from datetime import UTC, datetime
 
 from data.events import rating_kind
+from data.rating_kinds.extras import check_extras
 from data.records import Rater, Rating, Task
 from hitl.core.errors import ConfigError
 
@@ -24,10 +25,12 @@ def check_task(task: Task) -> None:
     """Refuse a task that nobody could rate."""
     kind = rating_kind(task.kind)
     different = len(set(task.image_ids))
-    if different != kind.images_per_task or len(task.image_ids) != different:
+    if different not in kind.images or len(task.image_ids) != different:
+        few, most = kind.images[0], kind.images[-1]
         raise ConfigError(
-            f"Task {task.task_id} has {different} different images; {task.kind} shows {kind.images_per_task}.",
-            hint="Draw the images with different seeds, and pair different ones.",
+            f"Task {task.task_id} has {different} different images; {task.kind} shows {few}"
+            + (f" to {most}." if most > few else "."),
+            hint="Draw the images with different seeds, and put different ones into a task.",
         )
     if task.overlap < 1 or not 0 < task.propensity <= 1:
         raise ConfigError(
@@ -48,7 +51,8 @@ def check_rating(rating: Rating, task: Task) -> None:
     if not 0 <= rating.dwell_ms <= _LONGEST_DWELL_MS:
         raise ConfigError(f"dwell_ms is {rating.dwell_ms}.", hint="Send for how many milliseconds the task was shown.")
     if rating.payload:
-        rating_kind(rating.kind).validate(rating.payload)
+        rating_kind(rating.kind).validate(rating.payload, len(task.image_ids))
+        check_extras(rating.payload, len(task.image_ids))
     elif rating.voids is None:
         raise ConfigError("The rating holds no answer.", hint="Send a payload, or the id of the rating to undo.")
 

@@ -18,6 +18,7 @@ import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
 from data import RATING_KINDS
+from data.rating_kinds.extras import FLAGS
 from hitl.core.errors import ConfigError
 from hitl.core.registry import closest
 from reward_models import REWARDS
@@ -123,6 +124,12 @@ class RateConfig:
 
     kind: str = "pairwise"
     """Name in the registry of rating kinds."""
+    images: int = 0
+    """Images of one task; 0: as many as the kind is made for."""
+    axes: tuple[str, ...] = ("overall",)
+    """What the kind `grades` asks about each image. The reward model learns from `overall`."""
+    flags: tuple[str, ...] = FLAGS
+    """What a rater may mark an image with."""
     ratings_per_round: int = 96
     """Tasks of one round. A person rates about 20 in a minute."""
     overlap: int = 1
@@ -133,6 +140,21 @@ class RateConfig:
     def __post_init__(self) -> None:
         _at_least(1, "rate", self, "ratings_per_round", "overlap", "lease_s")
         _one_of(RATING_KINDS.names(), "rate.kind", self.kind)
+        allowed = RATING_KINDS.load(self.kind).images
+        if self.images and self.images not in allowed:
+            raise ConfigError(
+                f"rate.images is {self.images}, but {self.kind} shows {allowed[0]} to {allowed[-1]}.",
+                hint=f"Set rate.images = 0 to show {allowed[0]}.",
+            )
+        if "overall" not in self.axes or len(set(self.axes)) < len(self.axes):
+            raise ConfigError(
+                f"rate.axes is {list(self.axes)}, but the reward model learns from `overall`, asked once.",
+                hint='Use axes = ["overall", "alignment", "fidelity"].',
+            )
+
+    @property
+    def images_per_task(self) -> int:
+        return self.images or RATING_KINDS.load(self.kind).images[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,6 +285,12 @@ def parse_config(tree: dict[str, Any]) -> RunConfig:
             hint=f"Mend it in hitl.toml, or with --set {dotted}=VALUE.",
         ) from error
     _require_known_rewards(config)
+    if config.draw.images_per_prompt < config.rate.images_per_task:
+        raise ConfigError(
+            f"draw.images_per_prompt is {config.draw.images_per_prompt}, but rate.kind = {config.rate.kind!r} shows "
+            f"{config.rate.images_per_task} images of a prompt.",
+            hint=f"Set draw.images_per_prompt = {config.rate.images_per_task} or more, or rate.images lower.",
+        )
     return config
 
 

@@ -141,9 +141,9 @@ def draw_images(round: Round) -> dict[str, Any]:
 
 
 def make_tasks(round: Round, images: Sequence[Image], made: int = 0) -> Iterator[Task]:
-    """Pairs of images of one prompt, chosen at random and spread evenly over the prompts.
+    """Pairs, or other sets, of images of one prompt, chosen at random and spread evenly over the prompts.
 
-    `made` tasks are there already: the pairs that come after theirs are taken.
+    `made` tasks are there already: the sets that come after theirs are taken.
     """
     config = round.config.rate
     chance = random.Random(f"{round.config.project.seed}/tasks/{round.number}")
@@ -152,20 +152,20 @@ def make_tasks(round: Round, images: Sequence[Image], made: int = 0) -> Iterator
         by_prompt.setdefault(image.prompt_id, []).append(image.image_id)
     piles = []
     for prompt_id, image_ids in by_prompt.items():
-        pairs = [(prompt_id, *pair) for pair in itertools.combinations(sorted(set(image_ids)), 2)]
-        chance.shuffle(pairs)
-        piles.append(pairs)
+        sets = [(prompt_id, each) for each in itertools.combinations(sorted(set(image_ids)), config.images_per_task)]
+        chance.shuffle(sets)
+        piles.append(sets)
     chance.shuffle(piles)  # few ratings must not all go to the first prompts, which are of one task
-    every = [pair for layer in itertools.zip_longest(*piles) for pair in layer if pair is not None]
+    every = [each for layer in itertools.zip_longest(*piles) for each in layer if each is not None]
     chosen = every[made : made + config.ratings_per_round]
     chance.shuffle(chosen)
-    for number, (prompt_id, first, second) in enumerate(chosen, made):
+    for number, (prompt_id, image_ids) in enumerate(chosen, made):
         yield Task(
             task_id=f"r{round.number:04d}-{number:05d}",
             round=round.number,
             kind=config.kind,
             prompt_id=prompt_id,
-            image_ids=(first, second) if chance.random() < 0.5 else (second, first),
+            image_ids=tuple(chance.sample(image_ids, len(image_ids))),
             overlap=config.overlap,
             policy="random",
             propensity=len(chosen) / len(every),
@@ -188,10 +188,10 @@ def gather_ratings(round: Round) -> dict[str, Any]:
     if hub.failure is not None:
         raise hub.failure
     hub.live.enter("fit", "Freezing the ratings")
-    if not hub.store.comparisons(round.number):
+    if not hub.store.answers(round.number):
         progress = hub.store.progress(round.number)
         raise NotEnoughRatings(
-            f"Round {round.number} has no comparisons yet ({progress.skipped} tasks were skipped).",
+            f"Round {round.number} has no ratings yet ({progress.skipped} tasks were skipped).",
             hint="Rate some images at the link that `hitl round` prints, then run it again.",
         )
     snapshot = hub.store.write_snapshot(_snapshot_path(round), round.number)

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from data.rating_kinds import Control
-from data.records import Outcome
+from data.rating_kinds import Control, is_skip
+from data.records import ImageValues, Outcome
 from hitl.core.errors import ConfigError
 
 
@@ -14,7 +14,9 @@ class Pairwise:
     """Payload: `{"choice": "left" | "right" | "tie" | "both_bad" | "skip"}`. Further keys are kept and ignored."""
 
     name: ClassVar[str] = "pairwise"
-    images_per_task: ClassVar[int] = 2
+    screen: ClassVar[Literal["choose"]] = "choose"
+    images: ClassVar[range] = range(2, 3)
+    levels: ClassVar[int] = 0
     controls: ClassVar[tuple[Control, ...]] = (
         Control(key="ArrowLeft", label="Left is better", choice="left"),
         Control(key="ArrowRight", label="Right is better", choice="right"),
@@ -23,7 +25,7 @@ class Pairwise:
         Control(key="s", label="Skip", choice="skip"),
     )
 
-    def validate(self, payload: Mapping[str, Any]) -> None:
+    def validate(self, payload: Mapping[str, Any], images: int = 2) -> None:
         """Raise ConfigError unless `choice` is one of the controls'."""
         known = [control.choice for control in self.controls]
         if payload.get("choice") not in known:
@@ -32,7 +34,7 @@ class Pairwise:
             )
 
     def is_skip(self, payload: Mapping[str, Any]) -> bool:
-        return payload.get("choice") == "skip"
+        return is_skip(payload)
 
     def outcomes(
         self, payload: Mapping[str, Any], *, image_ids: Sequence[str], displayed: Sequence[str]
@@ -53,6 +55,12 @@ class Pairwise:
                 outcome = "tie"
         both_bad = payload["choice"] == "both_bad"
         return [Outcome(image_a=image_a, image_b=image_b, outcome=outcome, both_bad=both_bad, left=left)]
+
+    def values(
+        self, payload: Mapping[str, Any], *, image_ids: Sequence[str], displayed: Sequence[str]
+    ) -> list[ImageValues]:
+        """None: a pair is an outcome."""
+        return []
 
 
 PAIRWISE = Pairwise()

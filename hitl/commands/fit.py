@@ -59,7 +59,7 @@ def told(report: dict[str, Any]) -> str:
 
 
 def _rated(store: Store, folder: Workspace, newest: int) -> bytes:
-    if not store.comparisons():
+    if not store.answers():
         raise NotEnoughRatings("There are no ratings to fit on.", hint=f"Rate first: hitl round -w {folder.root}")
     path = folder.root / "fits" / "snapshot.parquet"
     store.write_snapshot(path, newest)

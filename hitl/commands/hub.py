@@ -34,9 +34,7 @@ def running_hub(workspace: Path | None, settings: list[str], *, create: bool) ->
     with Store.open(folder, create=create) as store:
         hub = Hub(workspace=folder, store=store, config=config, settings=settings)
         token = secrets.token_urlsafe(24)
-        app = build_server(
-            store, folder, hub.live, token=token, secret=_session_secret(folder), lease_s=config.rate.lease_s
-        )
+        app = build_server(store, folder, hub.live, rate=config.rate, token=token, secret=_session_secret(folder))
         server = serve(app, config.server.host, config.server.port)
         announcement = {"pid": os.getpid(), "url": server.url, "token": token}
         write_atomically(folder.hub_path, json.dumps(announcement).encode(), mode=0o600)

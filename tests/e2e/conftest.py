@@ -16,6 +16,7 @@ from data.records import Image, Prompt, Rating, Task
 from data.store import Store
 from data.workspace import Workspace
 from data.world.scenes import Scene, place, render
+from hitl.config import RateConfig
 from hitl.core.live import Live
 
 CHROMIUM = "/usr/bin/chromium"
@@ -54,7 +55,7 @@ class Hub:
             self.live,
             token="the-token",
             secret=str(self.workspace.root),
-            lease_s=self.lease_s,
+            rate=RateConfig(lease_s=self.lease_s),
         )
         self.server = serve(app, "127.0.0.1", port)
 

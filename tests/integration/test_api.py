@@ -27,7 +27,7 @@ from data.records import Image, Prompt, Task
 from data.store import Store
 from data.workspace import Workspace
 from data.world.scenes import Scene, place, render
-from hitl.config import load_config
+from hitl.config import RateConfig, load_config
 from hitl.core.errors import ConfigError
 from hitl.core.live import Live
 
@@ -67,7 +67,9 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RunningServe
             )
         store.add_tasks(tasks)
         live.enter("rate", "Waiting for ratings", round=1, rounds=5)
-        server = serve(build_server(store, workspace, live, token=TOKEN, secret=SECRET, lease_s=300), "127.0.0.1", 0)
+        server = serve(
+            build_server(store, workspace, live, token=TOKEN, secret=SECRET, rate=RateConfig()), "127.0.0.1", 0
+        )
         yield server, store, workspace, live
         server.stop()
 

@@ -18,8 +18,10 @@ from data.records import Image, Prompt, Rater, Task
 from data.store import Store
 from data.workspace import Workspace
 from data.world.scenes import Item, Scene, render
+from hitl.config import RateConfig
 from hitl.core.errors import ConfigError
 from hitl.core.live import Live
+from reward_models.answers import answers_from_rows, read_snapshot
 
 
 def png(items: tuple[Item, ...], background: str = "white") -> bytes:
@@ -60,7 +62,7 @@ def hub(tmp_path: Path) -> Iterator[tuple[str, Store, Live, Workspace]]:
             )
         store.add_tasks(tasks)
         live.enter("rate", "Waiting for ratings", round=1, rounds=1)
-        server = serve(build_server(store, workspace, live, token="t", secret="s", lease_s=300), "127.0.0.1", 0)
+        server = serve(build_server(store, workspace, live, token="t", secret="s", rate=RateConfig()), "127.0.0.1", 0)
         yield server.url, store, live, workspace
         server.stop()
 
@@ -141,3 +143,44 @@ def test_raters_ask_no_proxy_of_the_environment(
         rate_until(url, store, live, crew(2, seed=5, taste_weight=0.5), PAIRS)
         with pytest.raises(BlockingIOError):
             proxy.accept()
+
+
+@pytest.mark.parametrize("kind", ["ranking", "best", "grades", "good_bad"])
+def test_answers_of_every_kind_reach_the_snapshot_and_outlast_a_rebuild(
+    kind: str, hub: tuple[str, Store, Live, Workspace]
+) -> None:
+    """Two good pictures and two poor ones in a task; the good ones come out better, whatever was asked."""
+    url, store, live, workspace = hub
+    (pairs, prompt) = store.tasks(round=1), store.prompts()[0]
+    store.start_round(2, "sha")
+    for number in range(0, PAIRS, 2):
+        images = (*pairs[number].image_ids[::-1], *pairs[number + 1].image_ids)  # good, poor, good, poor
+        store.add_tasks([Task(task_id=f"k{number}", round=2, kind=kind, prompt_id=prompt.prompt_id, image_ids=images)])
+    live.enter("rate", "Waiting for ratings", round=2, rounds=2)
+    raters = [replace(rater, taste_weight=0.2) for rater in crew(2, seed=5, taste_weight=0.2)]
+    stop = threading.Event()
+    worker = threading.Thread(target=run, args=(url, raters, stop), kwargs={"poll_s": 0.02})
+    worker.start()
+    while not store.progress(2).is_complete:
+        threading.Event().wait(0.01)
+    stop.set()
+    worker.join(60)
+    assert store.answers(2) == PAIRS // 2
+    assert store.comparisons(2) == []
+    snapshot = store.write_snapshot(workspace.root / "one.parquet", 2)
+    answers = answers_from_rows(read_snapshot(snapshot.path))
+    forms = {"ranking": "ranking", "best": "ranking", "grades": "grade", "good_bad": "label"}
+    assert {answer.form for answer in answers} == {forms[kind]}
+    for answer in answers:
+        found = {image: value or 99 for image, value in zip(answer.images, answer.values, strict=True)}
+        task = next(task for task in store.tasks(2) if set(task.image_ids) == set(found))
+        good, poor, second, other = (found[image] for image in task.image_ids)
+        if kind == "best":
+            assert 1 in (good, second)
+        elif kind == "ranking":
+            assert max(good, second) < min(poor, other)
+        else:
+            assert min(good, second) > max(poor, other)
+    store.close()
+    with Store.rebuild(workspace) as again:
+        assert again.write_snapshot(workspace.root / "two.parquet", 2).sha256 == snapshot.sha256
