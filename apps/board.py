@@ -12,6 +12,7 @@ from fastapi import Request
 
 from apps.rate import plain_theme, read_static
 from apps.session import RatingDesk
+from data import RATING_KINDS
 from data.records import standing_ratings
 from hitl.core.live import LiveStatus
 
@@ -117,13 +118,14 @@ def rater_table(desk: RatingDesk, number: int) -> pd.DataFrame:
         if not own:
             continue
         answers = [found for found in comparisons if found.rater_id == rater.rater_id]
+        skips = sum(RATING_KINDS.load(rating.kind).is_skip(rating.payload) for rating in own)
         decided = [found for found in answers if found.outcome != "tie"]
         rows.append(
             [
                 rater.name,
                 rater.kind,
-                len(answers),
-                len(own) - len(answers),
+                len(own) - skips,
+                skips,
                 _share(sum(found.outcome == found.left for found in decided), len(decided)),
                 _share(len(answers) - len(decided), len(answers)),
                 f"{statistics.median(rating.dwell_ms for rating in own) / 1000:.1f}",

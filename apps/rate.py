@@ -1,31 +1,27 @@
 """The rater's page: one Gradio component that is a whole screen, with its own template, style and script."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from data import RATING_KINDS
-
 _STATIC = Path(__file__).parent / "static"
+_SCRIPTS = ("outbox.js", "screens.js", "extras.js", "rate.js")
 
 
-def build_rate_page(kind: str = "pairwise") -> tuple[gr.Blocks, dict[str, Any]]:
+def build_rate_page() -> tuple[gr.Blocks, dict[str, Any]]:
     """The page, and the look to mount it with. It has no Gradio events: its script speaks to the API itself.
 
     An event per key would go through Gradio's queue, which drops keys that come while one is being handled.
     """
-    controls = [asdict(control) for control in RATING_KINDS.load(kind).controls]
     with gr.Blocks(title="hitl · rate", analytics_enabled=False, fill_width=True) as page:
         gr.HTML(
             value="",
             html_template=read_static("rate.html"),
             css_template=read_static("rate.css"),
-            js_on_load=_as_scope(read_static("outbox.js"), read_static("rate.js")),
+            js_on_load=_as_scope(*map(read_static, _SCRIPTS)),
             apply_default_css=False,
             elem_id="rating-screen",
-            controls=controls,
         )
     return page, {"theme": plain_theme(), "css": read_static("page.css")}
 

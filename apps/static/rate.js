@@ -14,20 +14,22 @@ const CRISP_BELOW = 2; // pictures shown at this scale or more keep their pixels
 // The rating kind says what can be chosen and by which key; these are further keys for the same choices.
 const MORE_KEYS = { left: ['1', 'a'], right: ['2', 'd'], tie: ['ArrowDown', '0'], both_bad: ['ArrowUp'], skip: [] };
 const STACKED_LABELS = { left: 'Upper is better', right: 'Lower is better' };
+const MARKS = { left: ['✓', ''], right: ['', '✓'], tie: ['=', '='], both_bad: ['✕', '✕'] };
 const SAID = { left: 'Left chosen.', right: 'Right chosen.', tie: 'Tie.', both_bad: 'Both bad.', skip: 'Skipped.' };
-const CAPS = { ArrowLeft: '←', ArrowRight: '→', ArrowDown: '↓', ArrowUp: '↑', ' ': 'Space' };
+const CAPS = { ArrowLeft: '←', ArrowRight: '→', ArrowDown: '↓', ArrowUp: '↑', ' ': 'Space', Enter: '⏎ Enter', Backspace: '⌫' };
 const cap = (key) => CAPS[key] || key.toUpperCase();
 
 const root = element;
 root.classList.add('hitl-screen');
 const find = (selector) => root.querySelector(selector);
 const views = Array.from(root.querySelectorAll('[data-view]'));
-const cards = Array.from(root.querySelectorAll('[data-card]'));
+let cards = [];
 const storage = openStorage();
 const here = (path) => new URL(path, document.baseURI).href;
 
 let rater = null;
 let outbox = null;
+let screen = null; // how the task on the screen is asked, with what was answered of it so far
 let queue = []; // tasks after the one on the screen, in order
 let current = null; // the task on the screen
 let ready = false; // its pictures have been seen long enough
@@ -230,15 +232,17 @@ function show(task, pictures) {
   setView('rate');
   root.dataset.ready = 'no';
   root.dataset.task = task.task_id;
+  setScreen(task);
   const prompt = find('[data-prompt]');
   prompt.textContent = task.prompt;
   prompt.classList.toggle('long', task.prompt.length > 90);
-  cards.forEach((card, side) => {
-    card.classList.remove('picked', 'passed', 'rejected');
+  cards.forEach((cell, side) => {
+    const card = cell.firstElementChild;
+    card.classList.remove('picked', 'passed', 'rejected', 'ranked', 'cursor');
     card.querySelector('.mark').textContent = '';
     const picture = pictures[side];
     if (picture) {
-      picture.alt = side === 0 ? 'Left picture' : 'Right picture';
+      picture.alt = cards.length === 2 ? ['Left picture', 'Right picture'][side] : 'Picture ' + (side + 1);
       card.querySelector('.mat').replaceChildren(picture);
     } else {
       const lost = document.createElement('p');
@@ -249,13 +253,15 @@ function show(task, pictures) {
   });
   task.broken = pictures.some((picture) => !picture);
   root.querySelectorAll('.choice').forEach((button) => button.classList.remove('pressed'));
+  screen.draw();
   fit();
 }
 
 /** Small pictures grow by whole device pixels, so that every pixel of theirs has the same size. */
 function fit() {
+  layOut();
   const density = window.devicePixelRatio || 1;
-  for (const card of cards) {
+  for (const card of root.querySelectorAll('.card')) {
     const picture = card.querySelector('img');
     if (!picture || !picture.naturalWidth) continue;
     const scale = Math.min(card.clientWidth / picture.naturalWidth, card.clientHeight / picture.naturalHeight);
@@ -265,6 +271,7 @@ function fit() {
     picture.style.width = crisp ? picture.naturalWidth * whole + 'px' : '';
     picture.style.height = crisp ? picture.naturalHeight * whole + 'px' : '';
   }
+  drawExtras(); // the points move with their pictures
 }
 
 /* what a rater does */
@@ -287,32 +294,40 @@ function useWaitingKey() {
 }
 
 function perform(action) {
-  if (action === 'undo') undo();
-  else vote(action);
-}
-
-function vote(choice) {
-  const task = current;
-  if (task.broken && choice !== 'skip') {
+  if (action === 'undo') { undo(); return; }
+  if (current.broken && action !== 'skip') {
     say('A picture is missing. Please skip.');
     waitingKeys = [];
     showWaitingKeys();
     return;
   }
+  if (action === 'skip' && !waitingKeys.length) {
+    if (root.dataset.skipping === 'yes') skip();
+    else openReasons();
+    return;
+  }
+  if (typeof action === 'string') vote({ choice: action }, MARKS[action], SAID[action]);
+  else screen.act(action);
+  if (ready) useWaitingKey(); // the task wants more keys than this one
+}
+
+function vote(payload, marks, said) {
+  const task = current;
+  const isSkip = payload.choice === 'skip';
   ready = false;
   root.dataset.ready = 'no';
-  acknowledge(choice);
+  acknowledge(payload.choice, marks || cards.map(() => ''));
   const rating = {
-    rating_id: newId(), task_id: task.task_id, kind: task.kind, payload: { choice }, image_ids: task.image_ids,
+    rating_id: newId(), task_id: task.task_id, kind: task.kind, payload: { ...payload, ...givenExtras() }, image_ids: task.image_ids,
     dwell_ms: Math.round(performance.now() - shownAt), client_time: new Date().toISOString(), rater_id: rater.rater_id,
   };
   markRated(task.task_id);
   const { pictures, ...plain } = task;
-  history = [...history, { rating_id: rating.rating_id, choice, task: plain }].slice(-MOST_UNDO);
+  history = [...history, { rating_id: rating.rating_id, isSkip, task: plain }].slice(-MOST_UNDO);
   saveHistory();
   outbox.put('api/ratings', rating);
-  if (choice !== 'skip') count(+1);
-  say(SAID[choice] || 'Stored.');
+  if (!isSkip) count(+1);
+  say(said || 'Stored.');
   setTimeout(() => { if (current === task) next(); }, ACKNOWLEDGE_MS);
 }
 
@@ -327,7 +342,7 @@ function undo() {
   saveHistory();
   outbox.put('api/undo', { rating_id: newId(), voids: last.rating_id, client_time: new Date().toISOString(), rater_id: rater.rater_id });
   rated.delete(last.task.task_id);
-  if (last.choice !== 'skip') count(-1);
+  if (!last.isSkip) count(-1);
   if (current) queue.unshift(current);
   queue = queue.filter((task) => task.task_id !== last.task.task_id);
   queue.unshift(prepare(last.task));
@@ -339,11 +354,12 @@ function useNextAfterUndo() {
   if (waitingKeys.length) useWaitingKey();
 }
 
-function acknowledge(choice) {
-  const marks = { left: ['✓', ''], right: ['', '✓'], tie: ['=', '='], both_bad: ['✕', '✕'], skip: ['', ''] }[choice] || ['✓', '✓'];
-  cards.forEach((card, side) => {
+function acknowledge(choice, marks) {
+  cards.forEach((cell, side) => {
+    const card = cell.firstElementChild;
+    card.classList.remove('ranked', 'cursor');
     card.querySelector('.mark').textContent = marks[side];
-    card.classList.toggle('picked', marks[side] === '✓' || marks[side] === '=');
+    card.classList.toggle('picked', marks[side] !== '' && marks[side] !== '✕');
     card.classList.toggle('rejected', marks[side] === '✕');
     card.classList.toggle('passed', marks[side] === '');
   });
@@ -440,7 +456,7 @@ function showWaiting(body) {
     else item.removeAttribute('aria-current');
   });
   const mine = body.progress.mine;
-  find('[data-thanks]').textContent = mine ? 'You rated ' + mine + (mine === 1 ? ' pair' : ' pairs') + ' in round ' + body.progress.round + '. Thank you.' : '';
+  find('[data-thanks]').textContent = mine ? 'You rated ' + mine + (mine === 1 ? ' task' : ' tasks') + ' in round ' + body.progress.round + '. Thank you.' : '';
   find('[data-undo-wait]').hidden = !history.length || finished || live.stage !== 'rate';
 }
 
@@ -499,15 +515,22 @@ function help() {
 
 /* keys, clicks, and the page coming and going */
 
-const actions = new Map([['u', 'undo'], ['z', 'undo'], [' ', 'zoom'], ['?', 'help']]);
+const EVERYWHERE = [['u', 'undo'], ['z', 'undo'], [' ', 'zoom'], ['?', 'help'], ['f', 'flags'], ['n', 'note']];
+let actions = new Map(EVERYWHERE);
 
 function keycaps(keys) {
   return keys.map((key) => Object.assign(document.createElement('kbd'), { textContent: cap(key) }));
 }
 
-function buildControls() {
+/** The keys, buttons and help of one kind. */
+function buildControls(task) {
   const rows = [];
-  for (const control of props.controls) {
+  actions = new Map(EVERYWHERE);
+  find('[data-tools]').replaceChildren();
+  find('[data-choices]').replaceChildren();
+  find('[data-keys]').replaceChildren();
+  if (task.screen !== 'choose') rows.push(...buildAnswering(task));
+  for (const control of task.controls) {
     // Arrows first: the cap that is shown largest is the one the hand rests on.
     const keys = [control.key, ...(MORE_KEYS[control.choice] || [])].sort((a, b) => b.startsWith('Arrow') - a.startsWith('Arrow'));
     for (const key of keys) actions.set(key.length === 1 ? key.toLowerCase() : key, control.choice);
@@ -534,7 +557,7 @@ function buildControls() {
     }
     rows.push([control.label, keys]);
   }
-  rows.push(['Undo the last rating', ['u', 'z']], ['Zoom both pictures', [' ']], ['This help', ['?']]);
+  rows.push(['Flag a picture', ['f']], ['Write a note', ['n']], ['Undo the last rating', ['u', 'z']], ['Zoom', [' ']], ['This help', ['?']]);
   for (const [label, keys] of rows) {
     const row = find('[data-keys]').insertRow();
     row.insertCell().textContent = label;
@@ -548,21 +571,37 @@ function onKey(event) {
   const action = actions.get(event.key.length === 1 ? event.key.toLowerCase() : event.key);
   const dialog = find('[data-help]');
   if (dialog.open && action !== 'help') return;
+  if (root.dataset.flagging === 'yes') { onFlagKey(event); return; }
+  if (root.dataset.skipping === 'yes' && action !== 'help') { if (!event.repeat) onReasonKey(event, action); return; }
   if (event.key === 'Escape' && root.classList.contains('zoomed')) { zoom(); return; }
   if (!action || !rater) return;
   if (event.key === ' ' && document.activeElement && document.activeElement.matches('button:focus-visible')) return;
   event.preventDefault();
   if (event.repeat) return; // a key held down is one choice
   if (action === 'help') help();
+  else if (action === 'flags' || action === 'note') toggleExtras(action === 'note');
   else press(action);
 }
 
 function onClick(event) {
-  const target = event.target.closest('[data-choice], [data-action], [data-card]');
+  const target = event.target.closest('[data-choice], [data-action], [data-flag], [data-reason], [data-card], [data-grade], [data-done]');
   if (!target) return;
   if (target.dataset.action === 'help') help();
   else if (target.dataset.action === 'leave') leave();
-  else if (target.dataset.card) press(target.dataset.card === '0' ? 'left' : 'right');
+  else if (target.dataset.action === 'flags') toggleExtras(false);
+  else if (target.dataset.action === 'no-skip') closeReasons();
+  else if (target.dataset.action === 'skip-anyway') skip();
+  else if (target.dataset.reason) skip(target.dataset.reason);
+  else if (target.dataset.flag) {
+    const space = target.dataset.flag.indexOf(' ');
+    toggleFlag(Number(target.dataset.flag.slice(0, space)), target.dataset.flag.slice(space + 1));
+  } else if (target.dataset.card && root.dataset.flagging === 'yes') point(target, event);
+  else if (target.dataset.done !== undefined) press({ done: true });
+  else if (target.dataset.grade) {
+    const [number, axis, level] = target.dataset.grade.split(' ');
+    press({ grade: [Number(number), axis, Number(level)] });
+  } else if (target.dataset.card && current.screen === 'choose') press(target.dataset.card === '0' ? 'left' : 'right');
+  else if (target.dataset.card) press({ card: Number(target.dataset.card) });
   else press(target.dataset.action || target.dataset.choice);
 }
 
@@ -583,8 +622,11 @@ function onOtherTab(event) {
   if (current && current.task_id === entry.body.task_id) next();
 }
 
-buildControls();
+buildReasons();
 document.addEventListener('keydown', onKey);
+find('[data-note]').addEventListener('keydown', (event) => {
+  if (event.key === 'Escape' || (event.key === 'Enter' && !event.isComposing)) { event.preventDefault(); closeExtras(); }
+});
 for (const sign of ['keydown', 'pointerdown', 'pointermove']) document.addEventListener(sign, onPresence, { capture: true, passive: true });
 root.addEventListener('click', onClick);
 // A click must not leave the focus on a button: Space would then press it again instead of zooming.
@@ -595,5 +637,5 @@ window.addEventListener('pageshow', (event) => { if (event.persisted) location.r
 window.addEventListener('storage', onOtherTab);
 window.addEventListener('online', () => { if (outbox) outbox.flush(); if (!current) refill(); });
 document.addEventListener('visibilitychange', () => { if (!document.hidden && root.dataset.view === 'wait') refill(); });
-new ResizeObserver(fit).observe(find('.cards'));
+new ResizeObserver(fit).observe(find('.pair'));
 start();

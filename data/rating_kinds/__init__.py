@@ -24,7 +24,7 @@ class Control:
 
 
 class RatingKind(Protocol):
-    """The rules that every entry of the registry keeps; `tests/contract/test_rating_kinds.py` checks them."""
+    """The rules that every entry of the registry keeps; `tests/unit/test_rating_kinds.py` checks them."""
 
     @property
     def name(self) -> str: ...

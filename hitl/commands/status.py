@@ -27,6 +27,7 @@ def collect(folder: Workspace) -> dict[str, Any]:
             "images": len(store.images()),
             "ratings": len(store.ratings()),
             "comparisons": len(store.comparisons()),
+            "answers": store.answers(),
             "raters": len(store.raters()),
             "rounds": rounds,
             "hub": None,

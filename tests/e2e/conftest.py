@@ -44,7 +44,7 @@ class Hub:
     store: Store
     workspace: Workspace
     live: Live
-    lease_s: int
+    rate: RateConfig
     server: RunningServer = field(init=False)
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
@@ -55,19 +55,19 @@ class Hub:
             self.live,
             token="the-token",
             secret=str(self.workspace.root),
-            rate=RateConfig(lease_s=self.lease_s),
+            rate=self.rate,
         )
         self.server = serve(app, "127.0.0.1", port)
 
-    def add_round(self, number: int, tasks: int, *, overlap: int = 1) -> None:
-        """A round of drawn pairs, as the draw stage would leave it."""
+    def add_round(self, number: int, tasks: int, *, overlap: int = 1, kind: str = "pairwise", images: int = 2) -> None:
+        """A round of drawn images, as the draw stage would leave it."""
         self.store.start_round(number, "sha")
         made = []
         for index in range(tasks):
             text, kinds = SCENES[index % len(SCENES)]
             prompt = Prompt.of(text)
             self.store.add_prompts([prompt])
-            ids = [self.workspace.add_image(self._draw(kinds)) for _ in range(2)]
+            ids = [self.workspace.add_image(self._draw(kinds)) for _ in range(images)]
             self.store.add_images(
                 Image(image_id=image_id, prompt_id=prompt.prompt_id, round=number, width=64, height=64)
                 for image_id in ids
@@ -76,9 +76,9 @@ class Hub:
                 Task(
                     task_id=f"r{number}-{index:03d}",
                     round=number,
-                    kind="pairwise",
+                    kind=kind,
                     prompt_id=prompt.prompt_id,
-                    image_ids=(ids[0], ids[1]),
+                    image_ids=tuple(ids),
                     overlap=overlap,
                 )
             )
@@ -101,12 +101,12 @@ class Hub:
 
 
 @contextlib.contextmanager
-def a_hub(folder: Path, *, port: int = 0, lease_s: int = 300) -> Iterator[Hub]:
+def a_hub(folder: Path, *, port: int = 0, rate: RateConfig | None = None) -> Iterator[Hub]:
     """Empty, and waiting for people: a test adds its rounds."""
     workspace, live = Workspace(folder), Live()
     with Store.open(workspace, create=True) as store:
         live.enter("rate", "Waiting for ratings", round=1, rounds=5)
-        hub = Hub(store, workspace, live, lease_s)
+        hub = Hub(store, workspace, live, rate or RateConfig())
         hub.serve(port)
         try:
             yield hub
@@ -115,14 +115,14 @@ def a_hub(folder: Path, *, port: int = 0, lease_s: int = 300) -> Iterator[Hub]:
 
 
 @pytest.fixture
-def lease_s() -> int:
-    """A test that waits for leases to run out parametrises this."""
-    return 300
+def rate() -> RateConfig:
+    """A test that waits for leases to run out, or asks for more axes, parametrises this."""
+    return RateConfig()
 
 
 @pytest.fixture
-def hub(tmp_path: Path, lease_s: int) -> Iterator[Hub]:
-    with a_hub(tmp_path / "workspace", lease_s=lease_s) as served:
+def hub(tmp_path: Path, rate: RateConfig) -> Iterator[Hub]:
+    with a_hub(tmp_path / "workspace", rate=rate) as served:
         yield served
 
 

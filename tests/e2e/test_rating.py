@@ -3,11 +3,13 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Request, expect
 
+from hitl.config import RateConfig
 from tests.facts import a_rater, a_rating
 
 from .conftest import Hub, a_hub, open_page, when_ready
@@ -27,6 +29,8 @@ def press_slowly(page: Page, key: str) -> None:
     when_ready(page)
     before = page.locator("[data-task]").first.get_attribute("data-task")
     page.keyboard.press(key)
+    if key == "s":
+        page.keyboard.press(key)  # without a reason
     expect(page.locator(f'[data-task="{before}"]')).to_have_count(0)
 
 
@@ -49,6 +53,168 @@ def test_every_key_means_what_its_cap_says(hub: Hub, context: BrowserContext) ->
     assert hub.choices() == list(keys.values())
     skips = list(keys.values()).count("skip")
     expect(page.locator("[data-progress]")).to_contain_text(f"{len(keys) - skips}/")
+
+
+# -- other kinds ------------------------------------------------------------------------------------------------------
+
+
+def payloads(hub: Hub, page: Page, count: int) -> list[dict[str, Any]]:
+    """What was sent, once the store has it all."""
+    wait_for(lambda: len(hub.standing()) == count)
+    return [rating.payload for rating in hub.standing()]
+
+
+def next_task(page: Page, act: Callable[[], None]) -> None:
+    when_ready(page)
+    before = page.locator("[data-task]").first.get_attribute("data-task")
+    act()
+    expect(page.locator(f'[data-task="{before}"]')).to_have_count(0)
+
+
+def test_the_best_of_four_by_key_and_by_click(hub: Hub, context: BrowserContext) -> None:
+    hub.add_round(1, 4, kind="best", images=4)
+    page = open_page(context, hub, "Anna")
+    next_task(page, lambda: page.keyboard.press("3"))
+    next_task(page, lambda: page.locator('[data-card="1"]').click())
+    press_slowly(page, "s")
+    assert payloads(hub, page, 3) == [
+        {"ranks": [None, None, 1, None]},
+        {"ranks": [None, 1, None, None]},
+        {"choice": "skip"},
+    ]
+
+
+def test_an_order_of_four_by_keys_and_by_clicks(hub: Hub, context: BrowserContext) -> None:
+    """By digits for one picture after the other, with a tie and a change of mind; then by clicks from the best on."""
+    hub.add_round(1, 3, kind="ranking", images=4)
+    page = open_page(context, hub, "Anna")
+
+    def by_keys() -> None:
+        for key in ("2", "1", "Enter", "3", "Backspace", "1", "4"):  # Enter before the end does nothing
+            page.keyboard.press(key)
+        expect(page.get_by_role("button", name="Done")).to_be_enabled()
+        page.keyboard.press("Enter")
+
+    def by_clicks() -> None:
+        for number in (3, 0, 2, 1):
+            page.locator(f'[data-card="{number}"]').click()
+        page.get_by_role("button", name="Done").click()
+
+    next_task(page, by_keys)
+    next_task(page, by_clicks)
+    assert payloads(hub, page, 2) == [{"ranks": [2, 1, 1, 4]}, {"ranks": [2, 4, 3, 1]}]
+
+
+@pytest.mark.parametrize("rate", [RateConfig(axes=("overall", "alignment"))])
+def test_grades_on_two_axes_by_keys_and_by_buttons(hub: Hub, context: BrowserContext) -> None:
+    hub.add_round(1, 3, kind="grades", images=1)
+    page = open_page(context, hub, "Anna")
+
+    def by_keys() -> None:
+        for key in ("4", "2", "Enter"):
+            page.keyboard.press(key)
+
+    def by_buttons() -> None:
+        page.get_by_role("group", name="Fits the text, picture 1").get_by_role("button", name="5").click()
+        page.get_by_role("group", name="Overall, picture 1").get_by_role("button", name="1").click()
+        page.keyboard.press("Enter")
+
+    next_task(page, by_keys)
+    next_task(page, by_buttons)
+    assert payloads(hub, page, 2) == [
+        {"grades": {"overall": [4], "alignment": [2]}},
+        {"grades": {"overall": [1], "alignment": [5]}},
+    ]
+
+
+def test_one_key_is_a_whole_answer_of_good_and_bad_and_undo_asks_again(hub: Hub, context: BrowserContext) -> None:
+    hub.add_round(1, 4, kind="good_bad", images=1)
+    page = open_page(context, hub, "Anna")
+    for key in ("2", "b"):
+        next_task(page, lambda key=key: page.keyboard.press(key))
+    next_task(page, lambda: page.keyboard.press("u"))
+    next_task(page, lambda: page.get_by_role("button", name="Good").click())
+    assert payloads(hub, page, 2) == [{"grades": {"overall": [2]}}, {"grades": {"overall": [2]}}]
+
+
+def test_keys_pressed_too_early_are_used_one_after_the_other_in_an_order_too(hub: Hub, context: BrowserContext) -> None:
+    hub.add_round(1, 3, kind="ranking", images=4)
+    page = open_page(context, hub, "Anna")
+    when_ready(page)
+    for key in ("1", "2", "3", "4", "Enter", "4", "3", "2", "1", "Enter"):
+        page.keyboard.press(key)
+    assert payloads(hub, page, 2) == [{"ranks": [1, 2, 3, 4]}, {"ranks": [4, 3, 2, 1]}]
+
+
+# -- what may be added -------------------------------------------------------------------------------------------------
+
+
+def test_a_skip_may_say_why_and_another_answer_instead_is_for_the_next_pair(hub: Hub, context: BrowserContext) -> None:
+    hub.add_round(1, 6)
+    page = open_page(context, hub, "Anna")
+
+    def after_s(*keys: str) -> None:
+        page.keyboard.press("s")
+        expect(page.get_by_role("region", name="Why do you skip?")).to_be_visible()
+        for key in keys:
+            page.keyboard.press(key)
+
+    next_task(page, lambda: after_s("2"))
+    next_task(page, lambda: after_s("Escape", "ArrowLeft"))
+    next_task(page, lambda: after_s("Enter"))
+    next_task(page, lambda: after_s("ArrowRight"))
+    assert payloads(hub, page, 5) == [
+        {"choice": "skip", "reason": "undecided"},
+        {"choice": "left"},
+        {"choice": "skip"},
+        {"choice": "skip"},
+        {"choice": "right"},
+    ]
+
+
+def test_flags_points_and_a_note_go_with_the_answer(hub: Hub, context: BrowserContext) -> None:
+    """By keys: flags of the left picture, then of the right one; a place by a click; a note. Then nothing is left."""
+    hub.add_round(1, 3)
+    page = open_page(context, hub, "Anna")
+    when_ready(page)
+    page.keyboard.press("f")
+    for key in ("h", "a", "h", "ArrowRight", "m"):  # hands on and off again
+        page.keyboard.press(key)
+    page.wait_for_timeout(200)  # the pictures have made room for the panel
+    box = page.locator('[data-card="1"] img').bounding_box()
+    page.locator('[data-card="1"] img').click(position={"x": 30, "y": 60})
+    page.keyboard.press("n")
+    page.keyboard.type("two left hands, see left: 1")  # keys of answers are letters here
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("region", name="Flags and note")).to_be_hidden()
+    expect(page.get_by_role("button", name="Flags 3")).to_be_visible()
+    assert box is not None
+    press_slowly(page, "ArrowLeft")
+    press_slowly(page, "ArrowRight")
+    first, second = payloads(hub, page, 2)
+    ((x, y),) = first["points"][1]
+    assert (x * box["width"], y * box["height"]) == pytest.approx((30, 60), abs=1.5)
+    assert first == {
+        "choice": "left",
+        "flags": [["artefact"], ["mismatch"]],
+        "points": [[], [[x, y]]],
+        "note": "two left hands, see left: 1",
+    }
+    assert second == {"choice": "right"}
+
+
+@pytest.mark.parametrize("rate", [RateConfig(flags=("fog", "fur", "фон"))])
+def test_a_projects_own_flags_get_keys_of_their_own(hub: Hub, context: BrowserContext) -> None:
+    hub.add_round(1, 2)
+    page = open_page(context, hub, "Anna")
+    when_ready(page)
+    for key in ("f", "o", "u", "Escape"):  # f closes the panel, so it is no flag's; the third has no letter of a to z
+        page.keyboard.press(key)
+    press_slowly(page, "t")
+    assert payloads(hub, page, 1) == [{"choice": "tie", "flags": [["fog", "fur"], []]}]
+
+
+# -- what holds for all -----------------------------------------------------------------------------------------------
 
 
 def test_the_side_on_the_screen_is_the_side_in_the_store(hub: Hub, context: BrowserContext) -> None:
@@ -310,7 +476,7 @@ def free_for_others(hub: Hub) -> list[str]:
     return [offer.task.task_id for offer in hub.store.lease("somebody else", limit=9, lease_s=0)]
 
 
-@pytest.mark.parametrize("lease_s", [5])
+@pytest.mark.parametrize("rate", [RateConfig(lease_s=5)])
 def test_an_open_page_with_nobody_at_it_gives_its_tasks_up(hub: Hub, context: BrowserContext) -> None:
     hub.add_round(1, 2)
     context.clock.install()
@@ -327,7 +493,7 @@ def test_an_open_page_with_nobody_at_it_gives_its_tasks_up(hub: Hub, context: Br
     wait_for(lambda: free_for_others(hub) == [])  # somebody is back
 
 
-@pytest.mark.parametrize("lease_s", [9])
+@pytest.mark.parametrize("rate", [RateConfig(lease_s=9)])
 def test_a_rater_who_is_there_keeps_their_tasks_for_longer_than_a_lease(hub: Hub, context: BrowserContext) -> None:
     hub.add_round(1, 2)
     page = open_page(context, hub, "Bo")

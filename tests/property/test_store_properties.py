@@ -57,7 +57,7 @@ def test_the_winner_is_the_image_that_was_on_the_side_pressed(choice: str, is_sw
 
 @SLOW
 @given(st.lists(prompts, min_size=1, max_size=4, unique_by=lambda prompt: prompt.prompt_id), json_values, json_values)
-def test_whatever_goes_in_comes_out(given_prompts: list[Prompt], provenance: Any, note: Any):
+def test_whatever_goes_in_comes_out(given_prompts: list[Prompt], provenance: Any, more: Any):
     with tempfile.TemporaryDirectory() as folder:
         workspace = Workspace(Path(folder))
         images = [
@@ -83,7 +83,7 @@ def test_whatever_goes_in_comes_out(given_prompts: list[Prompt], provenance: Any
             )
             for number, prompt in enumerate(given_prompts)
         ]
-        rating = a_rating(tasks[0], "ann", "left", payload={"choice": "left", "note": note})
+        rating = a_rating(tasks[0], "ann", "left", payload={"choice": "left", "more": more})
         with Store.open(workspace, create=True) as store:
             store.add_prompts(given_prompts)
             store.add_images(images)

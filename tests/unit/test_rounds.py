@@ -208,7 +208,7 @@ def test_a_round_without_a_comparison_of_its_own_does_not_train_on_older_ones(hu
     second = Round(hub=hub, number=2, config=hub.config, prompts=PROMPTS)
     hub.store.add_tasks(make_tasks(second, hub.store.images(2)))
     hub.wait_s = 0
-    with pytest.raises(NotEnoughRatings, match="Round 2 has no comparisons"):
+    with pytest.raises(NotEnoughRatings, match="Round 2 has no ratings"):
         gather_ratings(second)
     hub.store.add_rating(a_rating(hub.store.tasks(2)[0], "ann", "skip"))
     with pytest.raises(NotEnoughRatings, match="1 tasks were skipped"):

@@ -97,7 +97,20 @@ def test_a_task_on_the_wire_says_nothing_of_model_or_seed(desk: RatingDesk) -> N
     seen = desk.next_tasks(desk.join("Anna").rater_id, 3)
     assert seen["state"] == "rating"
     assert len(seen["tasks"]) == 3
-    assert set(seen["tasks"][0]) == {"task_id", "round", "kind", "prompt", "image_ids", "images"}
+    told = {
+        "task_id",
+        "round",
+        "kind",
+        "screen",
+        "levels",
+        "controls",
+        "axes",
+        "flags",
+        "prompt",
+        "image_ids",
+        "images",
+    }
+    assert set(seen["tasks"][0]) == told
     assert "secret-model" not in json.dumps(seen)
     assert "4711" not in json.dumps(seen)
 
