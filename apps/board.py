@@ -110,7 +110,7 @@ def _stage_bar(status: LiveStatus, rated: dict[str, Any]) -> str:
 
 def rater_table(desk: RatingDesk, number: int) -> pd.DataFrame:
     """One row per rater who did something in that round. `left` is of decided answers: near 50 % is fair."""
-    standing = standing_ratings(desk.store.ratings(round=number))
+    standing = standing_ratings(desk.store.ratings(round=number, purpose="learn"))
     comparisons = desk.store.comparisons(number)
     rows = []
     for rater in desk.store.raters():

@@ -8,10 +8,10 @@ import uuid
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, get_args
 
 from data import RATING_KINDS
-from data.records import OVERALL, Offer, Rater, Rating
+from data.records import OVERALL, InputDevice, Offer, Rater, Rating, ScreenSize, ShownAs
 from data.store import Store
 from hitl.config import RateConfig
 from hitl.core.errors import HitlError
@@ -63,6 +63,11 @@ class Submission:
     client_time: str
     rater_id: str | None = None
     """Whom the page believes it rates for: a second tab may have signed in as somebody else meanwhile."""
+    decide_ms: int | None = None
+    input_device: str | None = None
+    screen_size: str | None = None
+    shown_as: str | None = None
+    """How the task was shown; `Rating` says what each means. A word that is not known there is left out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +124,9 @@ class RatingDesk:
         if status.stage in RATING_STAGES:
             offers = self.store.lease(rater_id, limit=min(max(limit, 1), MOST_TASKS), lease_s=self.asked.lease_s)
         progress = self.progress()
+        # Which tasks are checks is not told: their answers move the count as all answers do.
+        progress["done"] += progress["checks"]
+        progress["needed"] += progress.pop("checks")
         if offers:
             state = "rating"
         else:
@@ -136,7 +144,7 @@ class RatingDesk:
         """How far the newest round is."""
         rounds = self.store.rounds()
         if not rounds:
-            return {"round": 0, "done": 0, "needed": 0, "skipped": 0, "eta_s": None}
+            return {"round": 0, "done": 0, "needed": 0, "skipped": 0, "checks": 0, "eta_s": None}
         number = rounds[-1].number
         now = self.store.progress(number)
         left = max(now.needed - now.done, 0)
@@ -145,6 +153,7 @@ class RatingDesk:
             "done": now.done,
             "needed": now.needed,
             "skipped": now.skipped,
+            "checks": now.checks,
             "eta_s": round(left / now.per_minute * 60) if now.per_minute else None,
         }
 
@@ -166,10 +175,14 @@ class RatingDesk:
             kind=sent.kind,
             payload=sent.payload,
             image_ids=tuple(sent.image_ids),
-            dwell_ms=min(max(sent.dwell_ms, 0), _LONGEST_DWELL_MS),  # a page left open for days is no reason to refuse
+            dwell_ms=_milliseconds(sent.dwell_ms),
             client_time=_check_time(sent.client_time),
             server_time=datetime.now(UTC),
             app_version=app_version(),
+            decide_ms=None if sent.decide_ms is None else _milliseconds(sent.decide_ms),
+            input_device=_known(sent.input_device, InputDevice),
+            screen_size=_known(sent.screen_size, ScreenSize),
+            shown_as=_known(sent.shown_as, ShownAs),
         )
         return Receipt(rating_id=rating.rating_id, stored=self.store.add_rating(rating))
 
@@ -273,6 +286,16 @@ def _check_uuid(text: str) -> None:
         uuid.UUID(text)
     except ValueError:
         raise Refused("A rating's id must be a UUID.", hint="Reload the page.", status=400) from None
+
+
+def _milliseconds(sent: int) -> int:
+    """Within a day: a page left open for days, or an odd clock, is no reason to refuse a rating."""
+    return min(max(sent, 0), _LONGEST_DWELL_MS)
+
+
+def _known(word: str | None, words: Any) -> Any:
+    """The word if it is one of these; else None: what only describes a rating is no reason to refuse it."""
+    return word if word in get_args(words) else None
 
 
 def _check_time(text: str) -> str:

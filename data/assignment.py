@@ -4,6 +4,9 @@ All in memory and without SQL, because every key press asks. Answers come from t
 process ends they are gone, and the worst that follows is one rating more than was asked for.
 
 A skipped task counts as seen by that rater and leaves its slot to the others.
+
+Checks of the raters (repeats and gold) come between the tasks of the round: never after a rater's last one, so that a
+round ends with its last task, and what becomes of the round depends on no check.
 """
 
 import hashlib
@@ -18,6 +21,8 @@ ACTIVE_S = 600
 """A rater who gave no answer for so long, and holds no lease, is not waited for to fill a skipped slot."""
 PACE_OVER = 20
 """Ratings that the pace is worked out from."""
+REPEAT_AFTER = 10
+"""Screens between a task and its repeat, at least: enough to have forgotten the answer, if not the images."""
 _LONGEST_PAUSE_S = 120
 
 
@@ -33,6 +38,8 @@ class Answer:
 
     is_skip: bool
     at: datetime
+    displayed: tuple[str, ...]
+    """The images in the order in which the rater saw them."""
 
 
 class Leases:
@@ -66,20 +73,33 @@ class RoundQueue:
     tasks: Sequence[Task]
     answers: dict[str, dict[str, Answer]] = field(default_factory=dict)
     """By task and rater."""
+    _counted: list[Task] = field(init=False)
+    """Tasks whose answers the round waits for: all but the checks."""
+    _checks: list[Task] = field(init=False)
+    _answered: dict[str, list[str]] = field(init=False, default_factory=dict)
+    """By rater: the tasks that they answered or skipped, in the order in which they did."""
+
+    def __post_init__(self) -> None:
+        self._counted = [task for task in self.tasks if task.purpose == "learn"]
+        self._checks = [task for task in self.tasks if task.purpose != "learn"]
 
     def note(self, task_id: str, rater_id: str, answer: Answer | None) -> None:
         """An answer was given, or (None) taken back."""
         given = self.answers.setdefault(task_id, {})
-        if answer is None:
-            given.pop(rater_id, None)
-        else:
+        answered = self._answered.setdefault(rater_id, [])
+        if given.pop(rater_id, None) is not None:
+            answered.remove(task_id)
+        if answer is not None:
             given[rater_id] = answer
+            answered.append(task_id)
 
     def open_to(self, rater_id: str, leases: Leases, *, limit: int, now: datetime) -> list[Task]:
-        """Up to `limit` tasks: those that this rater holds first, then free ones, each in the round's order."""
-        held: list[Task] = []
+        """Up to `limit` tasks: those that this rater holds first, then a check that is due, then free ones in order."""
+        held = [task for task in self._checks if rater_id in leases.holders(task.task_id, now)]
+        held = [task for task in held if self._can_be_checked(task, rater_id)]
         free: list[Task] = []
-        for task in self.tasks:
+        due = self._due(rater_id, held)
+        for task in self._counted:
             given = self.answers.get(task.task_id) or {}
             answered = len(given) - _skips(given)
             if rater_id in given or answered >= task.overlap:
@@ -89,30 +109,39 @@ class RoundQueue:
                 held.append(task)
             elif len(free) < limit and answered + len(holders - given.keys()) < task.overlap:
                 free.append(task)
-        return [*held, *free][:limit]
+        return [*held, *(due if free else []), *free][:limit]
+
+    def displayed(self, task: Task, rater_id: str) -> tuple[str, ...]:
+        """The images in the order in which this rater is to see them: of a repeat, the other way round than before."""
+        before = self._answer(task.repeats, rater_id)
+        return before.displayed[::-1] if before else displayed_order(task, rater_id)
 
     def answered_by(self, rater_id: str) -> int:
-        """How many tasks this rater answered, skips not counted."""
+        """How many tasks this rater answered, checks counted and skips not."""
         return sum(rater_id in given and not given[rater_id].is_skip for given in self.answers.values())
 
     def progress(self, leases: Leases, *, now: datetime) -> Progress:
         """How many slots are filled, needed and given up, and how fast it goes."""
         active = self._active(leases, now)
         done = slots = skipped = 0
-        for task in self.tasks:
+        times: list[datetime] = []
+        for task in self._counted:
             given = self.answers.get(task.task_id) or {}
             skips = _skips(given)
             answered = len(given) - skips
             slots += task.overlap
             done += min(answered, task.overlap)
+            times += [answer.at for answer in given.values()]
             if skips:
                 could_still = len(active - given.keys())
                 skipped += min(skips, max(0, task.overlap - answered - could_still))
-        times = sorted(answer.at for given in self.answers.values() for answer in given.values())
+        times.sort()
+        checks = [self.answers.get(task.task_id) or {} for task in self._checks]
         return Progress(
             done=done,
             needed=slots - skipped,
             skipped=skipped,
+            checks=sum(len(given) - _skips(given) for given in checks),
             last_rating_at=times[-1] if times else None,
             per_minute=_pace(times[-PACE_OVER:]),
         )
@@ -123,6 +152,48 @@ class RoundQueue:
             rater_id for given in self.answers.values() for rater_id, answer in given.items() if answer.at > since
         }
         return answering | leases.all_holders(now)
+
+    def _answer(self, task_id: str | None, rater_id: str) -> Answer | None:
+        return self.answers.get(task_id, {}).get(rater_id) if task_id else None
+
+    def _can_be_checked(self, task: Task, rater_id: str) -> bool:
+        """Whether a check is still to be answered by this rater. What they skipped is not shown to them again."""
+        if self._answer(task.task_id, rater_id):
+            return False
+        before = self._answer(task.repeats, rater_id)
+        return task.repeats is None or (before is not None and not before.is_skip)
+
+    def _due(self, rater_id: str, held: Sequence[Task]) -> list[Task]:
+        """The check that comes before this rater's next task, if any; of several the oldest repeat.
+
+        A check is every rater's own: the overlap does not bound it.
+        """
+        answered = self._answered.get(rater_id, [])
+        long_ago = set(answered[:-REPEAT_AFTER])
+        open_ones = [task for task in self._checks if self._can_be_checked(task, rater_id) and task not in held]
+        repeats = [task for task in open_ones if task.repeats in long_ago]
+        if repeats:
+            return [min(repeats, key=lambda task: answered.index(task.repeats or ""))]
+        gold = [task for task in open_ones if task.purpose == "gold"]
+        return [min(gold, key=lambda task: _draw(task.task_id, rater_id))] if self._wants_gold(rater_id, held) else []
+
+    def _wants_gold(self, rater_id: str, held: Sequence[Task]) -> bool:
+        """Whether this rater has had fewer gold tasks than their share: as many as the round has for each task.
+
+        One comes in each stretch of so many tasks, at a place in it that nobody can foresee; in the mean, and however
+        few tasks somebody rates, their share is the round's.
+        """
+        gold = {task.task_id for task in self._checks if task.purpose == "gold"}
+        checks = {task.task_id for task in self._checks}
+        answered = self._answered.get(rater_id, [])
+        seen = sum(task_id in gold for task_id in answered) + sum(task.purpose == "gold" for task in held)
+        counted = sum(task_id not in checks for task_id in answered)
+        return seen < len(gold) and counted * len(gold) >= (seen + _draw(str(seen), rater_id)) * len(self._counted)
+
+
+def _draw(name: str, rater_id: str) -> float:
+    """A number in [0, 1) that is this rater's alone, and the same after a restart."""
+    return int.from_bytes(hashlib.sha256(f"{name}\n{rater_id}".encode()).digest()[:7]) / 2**56
 
 
 def _skips(given: dict[str, Answer]) -> int:

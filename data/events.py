@@ -129,8 +129,13 @@ def _tasks_added(connection: Connection, batch: Sequence[Event]) -> None:
         "overlap": "INTEGER",
         "policy": "VARCHAR",
         "propensity": "DOUBLE",
+        "purpose": "VARCHAR",
+        "repeats": "VARCHAR",
+        "worse": "VARCHAR",
     }
-    _insert_items(connection, "tasks", types, _items(batch, "tasks"))
+    since_m002 = {"purpose": "learn", "repeats": None, "worse": None}
+    items = [(position, since_m002 | task) for position, task in _items(batch, "tasks")]
+    _insert_items(connection, "tasks", types, items)
 
 
 def _raters_added(connection: Connection, batch: Sequence[Event]) -> None:
@@ -155,13 +160,19 @@ def _ratings_added(connection: Connection, batch: Sequence[Event]) -> None:
         "server_time": "TIMESTAMP",
         "app_version": "VARCHAR",
         "voids": "VARCHAR",
+        "decide_ms": "BIGINT",
+        "input_device": "VARCHAR",
+        "screen_size": "VARCHAR",
+        "shown_as": "VARCHAR",
         "is_skip": "BOOLEAN",
         "is_undo": "BOOLEAN",
     }
+    since_m002 = dict.fromkeys(("decide_ms", "input_device", "screen_size", "shown_as"))
     items = [
         (
             event.seq * _ROWS_PER_EVENT,
             {
+                **since_m002,
                 **event.data,
                 "payload": _json(event.data["payload"]),
                 "server_time": _time(event.data["server_time"]),

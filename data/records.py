@@ -13,6 +13,10 @@ from hitl.core.errors import ConfigError
 
 Side = Literal["a", "b"]
 RaterKind = Literal["human", "simulated"]
+Purpose = Literal["learn", "repeat", "gold"]
+InputDevice = Literal["keyboard", "mouse", "touch"]
+ScreenSize = Literal["small", "large"]
+ShownAs = Literal["original", "display"]
 
 OVERALL = "overall"
 """The axis that the reward model learns from."""
@@ -87,6 +91,13 @@ class Task:
     """How this pair was chosen among all possible ones."""
     propensity: float = 1.0
     """With what probability that choice fell on this pair; needed to correct for adaptive choice."""
+    purpose: Purpose = "learn"
+    """`learn`, or a check of the rater, which nothing learns from and no round waits for: a `repeat` shows a task again
+    with its sides swapped, and of a `gold` task it is known beforehand which image is worse."""
+    repeats: str | None = None
+    """Of a repeat: the id of the task that it shows again."""
+    worse: str | None = None
+    """Of a gold task: the id of the image that anybody would put last."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +132,15 @@ class Rating:
     server_time: datetime
     app_version: str
     voids: str | None = None
+    decide_ms: int | None = None
+    """From the images being painted to the key; `dwell_ms` is until the choice was taken. 0 for a key pressed before.
+    This and what follows is None where the page did not say."""
+    input_device: InputDevice | None = None
+    """What the choice was made with."""
+    screen_size: ScreenSize | None = None
+    """`small` is a phone's: the images stand one above the other."""
+    shown_as: ShownAs | None = None
+    """Which files were shown: the original images, or copies made for the screen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +186,34 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Repeat:
+    """A screen that one rater answered twice, the second time with its sides swapped."""
+
+    rating_id: str
+    first_rating_id: str
+    round: int
+    rater_id: str
+    agreement: float
+    """Share of its pairs of images about which both answers say the same: 0 or 1 where there are two images."""
+    reversal: float
+    """Share of its pairs of images of which first the one and then the other was preferred."""
+    is_swapped: bool
+    """Whether it was indeed shown the other way round."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldAnswer:
+    """What a rater said where it is known which image is worse. `Both bad` is no answer to that."""
+
+    rating_id: str
+    task_id: str
+    round: int
+    rater_id: str
+    correct: float
+    """Share of the other images that were preferred to the worse one: 0 or 1 where there are two; a tie is not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
     """One turn of the loop."""
 
@@ -183,7 +231,7 @@ class Offer:
     task: Task
     prompt: str
     image_ids: tuple[str, ...]
-    """In displayed order: random per (task, rater), the same whenever it is asked for."""
+    """In displayed order: random per (task, rater), the same whenever it is asked for; of a repeat, the other order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +244,8 @@ class Progress:
     """Slots to be filled: the sum of the tasks' overlaps, less what was skipped for good."""
     skipped: int
     """Slots that were skipped and that no active rater is left to fill."""
+    checks: int
+    """Answers that stand to repeats and gold; no slot of the round is filled by them."""
     last_rating_at: datetime | None
     per_minute: float
     """Pace of the latest ratings; 0.0 before there are two."""

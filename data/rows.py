@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from data.records import Comparison, Image, Metric, Prompt, Rater, Rating, Round, Task
+from data.records import Comparison, GoldAnswer, Image, Metric, Prompt, Rater, Rating, Repeat, Round, Task
 
 Row = Sequence[Any]
 
@@ -13,18 +13,21 @@ PROMPT = "prompt_id, text, task, split"
 IMAGE = "image_id, prompt_id, round, width, height, provenance"
 TASK = (
     "tasks.task_id, tasks.round, tasks.kind, tasks.prompt_id, tasks.image_ids, tasks.overlap, tasks.policy,"
-    " tasks.propensity"
+    " tasks.propensity, tasks.purpose, tasks.repeats, tasks.worse"
 )
 RATER = "rater_id, name, kind, created_at"
 RATING = (
     "ratings.rating_id, ratings.task_id, ratings.rater_id, ratings.kind, ratings.payload, ratings.image_ids,"
-    " ratings.dwell_ms, ratings.client_time, ratings.server_time, ratings.app_version, ratings.voids"
+    " ratings.dwell_ms, ratings.client_time, ratings.server_time, ratings.app_version, ratings.voids,"
+    " ratings.decide_ms, ratings.input_device, ratings.screen_size, ratings.shown_as"
 )
 COMPARISON = "rating_id, task_id, round, prompt_id, prompt, rater_id, image_a, image_b, outcome, both_bad, left_side"
 SNAPSHOT = (
     "round, task_id, prompt_id, prompt, task, split, rater_id, image_a, image_b, outcome, both_bad, left_side, "
     'images, "values", levels'
 )
+REPEAT = "rating_id, first_rating_id, round, rater_id, agreement, reversal, is_swapped"
+GOLD_ANSWER = "rating_id, task_id, round, rater_id, correct"
 ROUND = "number, state, started_at, finished_at, config_sha"
 METRIC = "round, stage, step, name, coalesce(value, 'nan'::DOUBLE)"
 
@@ -52,6 +55,9 @@ def task(row: Row) -> Task:
         overlap=row[5],
         policy=row[6],
         propensity=row[7],
+        purpose=row[8],
+        repeats=row[9],
+        worse=row[10],
     )
 
 
@@ -72,6 +78,10 @@ def rating(row: Row) -> Rating:
         server_time=_utc(row[8]),
         app_version=row[9],
         voids=row[10],
+        decide_ms=row[11],
+        input_device=row[12],
+        screen_size=row[13],
+        shown_as=row[14],
     )
 
 
@@ -89,6 +99,22 @@ def comparison(row: Row) -> Comparison:
         both_bad=row[9],
         left=row[10],
     )
+
+
+def repeat(row: Row) -> Repeat:
+    return Repeat(
+        rating_id=row[0],
+        first_rating_id=row[1],
+        round=row[2],
+        rater_id=row[3],
+        agreement=row[4],
+        reversal=row[5],
+        is_swapped=row[6],
+    )
+
+
+def gold_answer(row: Row) -> GoldAnswer:
+    return GoldAnswer(rating_id=row[0], task_id=row[1], round=row[2], rater_id=row[3], correct=row[4])
 
 
 def round_(row: Row) -> Round:

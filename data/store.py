@@ -16,12 +16,27 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from data import assignment, events, rows, snapshot, validation
+from data import events, rows, snapshot, validation
 from data.assignment import Answer, Leases, RoundQueue
 from data.database import Database, write_ahead_log
 from data.journal import Journal, Position, canonical_json
 from data.lock import StoreLock
-from data.records import Comparison, Image, Metric, Offer, Progress, Prompt, Rater, Rating, Round, Snapshot, Task
+from data.records import (
+    Comparison,
+    GoldAnswer,
+    Image,
+    Metric,
+    Offer,
+    Progress,
+    Prompt,
+    Purpose,
+    Rater,
+    Rating,
+    Repeat,
+    Round,
+    Snapshot,
+    Task,
+)
 from data.workspace import Workspace, disk_errors
 from hitl.core.errors import ConfigError, StoreError
 
@@ -224,7 +239,7 @@ class Store:
 
         Raises:
             ConfigError: a task that nobody could rate: a wrong number of images, the same image twice, no overlap.
-            StoreError: a prompt or an image is unknown.
+            StoreError: a prompt, an image or the task that a repeat repeats is unknown.
         """
         given = {task.task_id: task for task in tasks}
         for task in given.values():
@@ -234,6 +249,8 @@ class Store:
             shown = {image_id for task in given.values() for image_id in task.image_ids}
             self._check_known("image", "images", "image_id", shown)
             known = {row[0] for row in self._rows("SELECT task_id FROM tasks")}
+            if missing := sorted({task.repeats for task in given.values() if task.repeats} - known - given.keys()):
+                raise StoreError(f"There is no task {missing[0]!r} to repeat.", hint="Add that task first.")
             new = [asdict(task) for task_id, task in given.items() if task_id not in known]
             if new:
                 self._record("tasks_added", {"tasks": new})
@@ -292,19 +309,21 @@ class Store:
     def lease(self, rater_id: str, *, limit: int, lease_s: float = 300, now: datetime | None = None) -> list[Offer]:
         """Up to `limit` tasks of the newest round for this rater alone: those already leased first, then open ones.
 
-        Never a task that this rater has rated or skipped; never more raters on a task than its overlap.
+        Never a task that this rater has rated or skipped; never more raters on a task than its overlap. Between them
+        come the repeats and gold tasks that are due, which are every rater's own.
         """
         now = now or datetime.now(UTC)
         until = now + timedelta(seconds=lease_s)
         with self._queue_lock:
             queue = self._newest_queue()
             found = queue.open_to(rater_id, self._leases, limit=limit, now=now) if queue else []
+            shown = [queue.displayed(task, rater_id) for task in found] if queue else []
             for task in found:
                 self._leases.hold(task.task_id, rater_id, until)
         prompts = self._prompt_texts({task.prompt_id for task in found})
         return [
-            Offer(task=task, prompt=prompts[task.prompt_id], image_ids=assignment.displayed_order(task, rater_id))
-            for task in found
+            Offer(task=task, prompt=prompts[task.prompt_id], image_ids=image_ids)
+            for task, image_ids in zip(found, shown, strict=True)
         ]
 
     def release(self, rater_id: str, task_ids: Iterable[str]) -> None:
@@ -319,7 +338,9 @@ class Store:
             return self._queue_of(round).progress(self._leases, now=now or datetime.now(UTC))
 
     def answered(self, rater_id: str, round: int) -> int:
-        """How many tasks of a round this rater answered, skips not counted. Every page that waits asks each second."""
+        """How many tasks of a round this rater answered, checks counted and skips not. Every page that waits asks each
+        second.
+        """
         with self._queue_lock:
             return self._queue_of(round).answered_by(rater_id)
 
@@ -338,11 +359,13 @@ class Store:
     def _load_queue(self, round: int) -> RoundQueue:
         queue = RoundQueue(round=round, tasks=self.tasks(round))
         query = """
-            SELECT task_id, rater_id, is_skip, server_time FROM standing_ratings JOIN tasks USING (task_id)
-            WHERE tasks.round = ?
+            SELECT task_id, rater_id, is_skip, server_time, standing.image_ids
+            FROM standing_ratings AS standing JOIN tasks USING (task_id)
+            WHERE tasks.round = ? ORDER BY standing.position
         """
-        for task_id, rater_id, is_skip, server_time in self._rows(query, [round]):
-            queue.note(task_id, rater_id, Answer(is_skip=is_skip, at=server_time.replace(tzinfo=UTC)))
+        for task_id, rater_id, is_skip, server_time, displayed in self._rows(query, [round]):
+            answer = Answer(is_skip=is_skip, at=server_time.replace(tzinfo=UTC), displayed=tuple(displayed))
+            queue.note(task_id, rater_id, answer)
         return queue
 
     def _note(self, rating: Rating) -> None:
@@ -350,7 +373,8 @@ class Store:
         now = datetime.now(UTC)
         with self._queue_lock:
             if rating.payload:
-                answer = Answer(is_skip=events.is_skip(rating.kind, rating.payload), at=rating.server_time)
+                is_skip = events.is_skip(rating.kind, rating.payload)
+                answer = Answer(is_skip=is_skip, at=rating.server_time, displayed=rating.image_ids)
                 self._leases.drop(rating.task_id, rating.rater_id)
             else:
                 answer = None
@@ -400,25 +424,42 @@ class Store:
                 self._since_checkpoint = 0
         return True
 
-    def ratings(self, round: int | None = None, rater_id: str | None = None) -> list[Rating]:
-        """All rows in order of arrival, voided ones and undos included."""
+    def ratings(
+        self, round: int | None = None, rater_id: str | None = None, purpose: Purpose | None = None
+    ) -> list[Rating]:
+        """All rows in order of arrival, voided ones and undos included; of tasks of one purpose or of every."""
         found = self._rows(
             f"""
             SELECT {rows.RATING} FROM ratings JOIN tasks USING (task_id)
-            WHERE ($1 IS NULL OR tasks.round = $1) AND ($2 IS NULL OR rater_id = $2) ORDER BY ratings.position
+            WHERE ($1 IS NULL OR tasks.round = $1) AND ($2 IS NULL OR rater_id = $2)
+                AND ($3 IS NULL OR tasks.purpose = $3)
+            ORDER BY ratings.position
             """,
-            [round, rater_id],
+            [round, rater_id, purpose],
         )
         return [rows.rating(row) for row in found]
 
     def comparisons(self, round: int | None = None) -> list[Comparison]:
-        """What the ratings that stand say, without skips, by round, task and rater."""
+        """What the ratings that stand say, without skips and checks, by round, task and rater."""
         query = f"SELECT {rows.COMPARISON} FROM comparisons WHERE $1 IS NULL OR round = $1 {_COMPARISON_ORDER}"
         return [rows.comparison(row) for row in self._rows(query, [round])]
 
     def answers(self, round: int | None = None) -> int:
         """How many ratings stand that can be learned from, whatever was asked: no skips, no undos."""
         return self._rows("SELECT count(*) FROM answers WHERE $1 IS NULL OR round = $1", [round])[0][0]
+
+    def repeats(self, round: int | None = None) -> list[Repeat]:
+        """Screens that a rater answered twice and took back neither time, by round, rater and rating."""
+        query = f"SELECT {rows.REPEAT} FROM repeats WHERE $1 IS NULL OR round = $1 ORDER BY round, rater_id, rating_id"
+        return [rows.repeat(row) for row in self._rows(query, [round])]
+
+    def gold_answers(self, round: int | None = None) -> list[GoldAnswer]:
+        """What raters said where it is known which image is worse, by round, rater and task."""
+        query = f"""
+            SELECT {rows.GOLD_ANSWER} FROM gold_answers
+            WHERE $1 IS NULL OR round = $1 ORDER BY round, rater_id, task_id
+        """
+        return [rows.gold_answer(row) for row in self._rows(query, [round])]
 
     # -- metrics --------------------------------------------------------------------------------------------------
 

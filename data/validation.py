@@ -4,10 +4,11 @@ What it must hold of other facts (that a task exists) the store checks.
 """
 
 from datetime import UTC, datetime
+from typing import get_args
 
 from data.events import rating_kind
 from data.rating_kinds.extras import check_extras
-from data.records import Rater, Rating, Task
+from data.records import InputDevice, Rater, Rating, ScreenSize, ShownAs, Task
 from hitl.core.errors import ConfigError
 
 _LONGEST_NAME = 80
@@ -37,6 +38,17 @@ def check_task(task: Task) -> None:
             f"Task {task.task_id} has overlap {task.overlap} and propensity {task.propensity}.",
             hint="Use an overlap of 1 or more and a propensity in (0, 1].",
         )
+    is_whole = {
+        "learn": task.repeats is None and task.worse is None,
+        "repeat": task.repeats is not None and task.worse is None,
+        "gold": task.repeats is None and task.worse in task.image_ids,
+    }
+    if not is_whole.get(task.purpose):
+        raise ConfigError(
+            f"Task {task.task_id} is for {task.purpose!r}, repeats {task.repeats!r} and has the worse image "
+            f"{task.worse!r}.",
+            hint="A repeat names the task that it repeats, a gold task which of its images is worse, others neither.",
+        )
 
 
 def check_rating(rating: Rating, task: Task) -> None:
@@ -50,11 +62,25 @@ def check_rating(rating: Rating, task: Task) -> None:
         )
     if not 0 <= rating.dwell_ms <= _LONGEST_DWELL_MS:
         raise ConfigError(f"dwell_ms is {rating.dwell_ms}.", hint="Send for how many milliseconds the task was shown.")
+    _check_presentation(rating)
     if rating.payload:
         rating_kind(rating.kind).validate(rating.payload, len(task.image_ids))
         check_extras(rating.payload, len(task.image_ids))
     elif rating.voids is None:
         raise ConfigError("The rating holds no answer.", hint="Send a payload, or the id of the rating to undo.")
+
+
+def _check_presentation(rating: Rating) -> None:
+    if rating.decide_ms is not None and not 0 <= rating.decide_ms <= _LONGEST_DWELL_MS:
+        raise ConfigError(
+            f"decide_ms is {rating.decide_ms}.", hint="Send the milliseconds from the images being painted to the key."
+        )
+    for name, known in (("input_device", InputDevice), ("screen_size", ScreenSize), ("shown_as", ShownAs)):
+        value = getattr(rating, name)
+        if value is not None and value not in get_args(known):
+            raise ConfigError(
+                f"{name} is {value!r}.", hint=f"Send one of: {', '.join(get_args(known))}; or leave it out."
+            )
 
 
 def iso(moment: datetime) -> str:

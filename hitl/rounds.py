@@ -196,10 +196,11 @@ def gather_ratings(round: Round) -> dict[str, Any]:
         )
     snapshot = hub.store.write_snapshot(_snapshot_path(round), round.number)
     _refusal(round).unlink(missing_ok=True)
-    ratings = standing_ratings(hub.store.ratings(round.number))
+    ratings = standing_ratings(hub.store.ratings(round.number, purpose="learn"))
     raters = {rating.rater_id for rating in ratings}
     return {
         "ratings": len(ratings),
+        "checks": hub.store.progress(round.number).checks,
         "comparisons": snapshot.comparisons,
         "raters": len(raters),
         "simulated": sum(rater.kind == "simulated" for rater in hub.store.raters() if rater.rater_id in raters),

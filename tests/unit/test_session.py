@@ -5,6 +5,7 @@ import struct
 import uuid
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -233,3 +234,33 @@ def test_an_odd_clock_loses_no_rating(desk: RatingDesk) -> None:
     tasks = desk.next_tasks(rater, 2)["tasks"]
     assert desk.accept(rater, submission(tasks[0], client_time="yesterday")).stored
     assert desk.accept(rater, submission(tasks[1], client_time="1970-01-01T00:00:00Z")).stored
+
+
+def test_how_a_task_was_shown_is_kept_and_what_nobody_knows_is_left_out(desk: RatingDesk) -> None:
+    rater = desk.join("Anna").rater_id
+    first, second = desk.next_tasks(rater, 2)["tasks"]
+    told = {"decide_ms": 640, "input_device": "keyboard", "screen_size": "large", "shown_as": "original"}
+    odd = {"decide_ms": -5, "input_device": "voice", "screen_size": "", "shown_as": "sketch"}
+    for task, sent in ((first, told), (second, odd)):
+        assert desk.accept(rater, submission(task, **sent)).stored
+    kept = [(each.decide_ms, each.input_device, each.screen_size, each.shown_as) for each in desk.store.ratings()]
+    assert kept == [(640, "keyboard", "large", "original"), (0, None, None, None)]
+
+
+def test_a_rater_cannot_tell_a_check_from_a_task(desk: RatingDesk) -> None:
+    """On the wire both look alike, and the answer to either moves the count that the page shows by one.
+
+    Of three gold tasks among three others, one is due after every task, and none after the last.
+    """
+    task = desk.store.tasks()[0]
+    gold = replace(task, purpose="gold", worse=task.image_ids[0])
+    desk.store.add_tasks(replace(gold, task_id=f"t{number}") for number in range(3, 6))
+    rater = desk.join("Anna").rater_id
+    while desk.next_tasks(rater, 1)["tasks"]:
+        seen = desk.next_tasks(rater, 1)
+        assert set(seen["tasks"][0]) == {"task_id", "round", "kind", "prompt", "image_ids", "images"}
+        assert "checks" not in seen["progress"]
+        assert desk.accept(rater, submission(seen["tasks"][0])).stored
+        assert desk.next_tasks(rater, 1)["progress"]["done"] == seen["progress"]["done"] + 1
+    found = desk.progress()
+    assert (found["done"], found["needed"], found["checks"]) == (3, 3, 2)
