@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from data import RATING_KINDS
 from data.rating_kinds.extras import FLAGS
+from data.task_policies import LEAST_EXPLORE, TASK_POLICIES
 from hitl.core.errors import ConfigError
 from hitl.core.registry import closest
 from reward_models import REWARDS
@@ -136,6 +137,23 @@ class RateConfig:
     """How many raters see each task."""
     lease_s: int = 300
     """Seconds for which a task that a rater has been shown is kept for them."""
+    policy: str = "random"
+    """Which pairs are asked about. `random`: any, spread over the prompts. `uncertain`: from the second round on, those
+    of whose answer the last fit is least sure, beside a share of random ones."""
+    explore: float = 0.3
+    """Of `uncertain`: the share of the tasks that is random all the same, so that what is measured on the tasks holds
+    for all pairs. 0.3 to 1."""
+    force_explore: bool = False
+    """Take a rate.explore below 0.3: few answers then stand for very many, and no estimate over all pairs is steady."""
+    near_duplicate: float = 0.995
+    """Of `uncertain`: images of one prompt whose features' cosine is no less than this are one image to it. 1 or less;
+    the random share is of all pairs."""
+    repeats: float = 0.06
+    """Share of the tasks that their rater is shown again, ten or more screens later and with the sides swapped: 0 to
+    0.2. They come on top of ratings_per_round, are not learned from, and say how consistent a rater is."""
+    gold: float = 0.03
+    """Gold pairs beside each task: an image of the prompt and one of a prompt that has no word in common with it; 0 to
+    0.2. On top of ratings_per_round too, and not learned from: they say whether a rater looks."""
 
     def __post_init__(self) -> None:
         _at_least(1, "rate", self, "ratings_per_round", "overlap", "lease_s")
@@ -150,6 +168,14 @@ class RateConfig:
             raise ConfigError(
                 f"rate.axes is {list(self.axes)}, but the reward model learns from `overall`, asked once.",
                 hint='Use axes = ["overall", "alignment", "fidelity"].',
+            )
+        _one_of(TASK_POLICIES, "rate.policy", self.policy)
+        _between(0, 0.2, "rate", self, "repeats", "gold")
+        _between(-1, 1, "rate", self, "near_duplicate")
+        if not 0 < self.explore <= 1 or (self.explore < LEAST_EXPLORE and not self.force_explore):
+            raise ConfigError(
+                f"rate.explore is {self.explore}, but must be {LEAST_EXPLORE} to 1.",
+                hint="Use 0.3. Below it, and above 0, it is taken only with rate.force_explore = true.",
             )
 
     @property
@@ -318,6 +344,16 @@ def _at_least(least: int, section: str, settings: Any, *names: str) -> None:
         if getattr(settings, name) < least:
             raise ConfigError(
                 f"{section}.{name} is {getattr(settings, name)}, but must be {least} or more.",
+                hint=f"Mend it in hitl.toml, or with --set {section}.{name}=VALUE.",
+            )
+
+
+def _between(least: float, most: float, section: str, settings: Any, *names: str) -> None:
+    """Raise a ConfigError for the first of the settings that is smaller or larger."""
+    for name in names:
+        if not least <= getattr(settings, name) <= most:
+            raise ConfigError(
+                f"{section}.{name} is {getattr(settings, name)}, but must be {least:g} to {most:g}.",
                 hint=f"Mend it in hitl.toml, or with --set {section}.{name}=VALUE.",
             )
 

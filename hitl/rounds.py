@@ -7,14 +7,17 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from data import RATING_KINDS
+from data.checks import gold_of, repeats_of
 from data.prompt_list import read_prompts, starter_prompts
 from data.records import FINISHED, Image, Prompt, Task, standing_ratings
 from data.store import Store
+from data.task_policies import Candidate, RandomTasks, UncertainTasks, choose
 from data.workspace import Workspace, write_atomically
 from hitl.config import RunConfig, load_config, to_toml
 from hitl.core.errors import ConfigError, NotEnoughRatings, RewardAtChance, WorkerError, WorkspaceError
@@ -67,6 +70,8 @@ class Round:
 
 
 Stage = Callable[[Round], dict[str, Any]]
+Uncertainty = Mapping[tuple[str, frozenset[str]], float]
+"""How unsure the last fit is of the answer to a pair, by the prompt's id and the images'."""
 
 
 def run_rounds(hub: Hub, count: int) -> list[int]:
@@ -133,43 +138,73 @@ def draw_images(round: Round) -> dict[str, Any]:
             )
         )
     hub.store.add_images(images)
-    tasks = list(make_tasks(round, images))
+    tasks = make_tasks(round, images, _uncertainty(round))
     hub.store.add_tasks(tasks)
     for row in result["images"]:
         (folder / row["file"]).unlink(missing_ok=True)
-    return {"images": len(images), "tasks": len(tasks)}
+    return {"images": len(images), "tasks": sum(task.purpose == "learn" for task in tasks)}
 
 
-def make_tasks(round: Round, images: Sequence[Image], made: int = 0) -> Iterator[Task]:
-    """Pairs, or other sets, of images of one prompt, chosen at random and spread evenly over the prompts.
+def make_tasks(
+    round: Round, images: Sequence[Image], uncertainty: Uncertainty, made: Sequence[Task] = ()
+) -> list[Task]:
+    """Pairs, or other sets, of images of one prompt that people are asked about, and among them the checks of the raters.
 
-    `made` tasks are there already: the sets that come after theirs are taken.
+    `made` tasks are there already: the sets are then chosen among those that nobody was asked about, and a propensity
+    is that of being chosen among these.
     """
     config = round.config.rate
-    chance = random.Random(f"{round.config.project.seed}/tasks/{round.number}")
+    chance = random.Random(f"{round.config.project.seed}/tasks/{round.number}/{len(made)}")
+    shown = {(task.prompt_id, frozenset(task.image_ids)) for task in made}
     by_prompt: dict[str, list[str]] = {}
     for image in images:
         by_prompt.setdefault(image.prompt_id, []).append(image.image_id)
-    piles = []
-    for prompt_id, image_ids in by_prompt.items():
-        sets = [(prompt_id, each) for each in itertools.combinations(sorted(set(image_ids)), config.images_per_task)]
-        chance.shuffle(sets)
-        piles.append(sets)
-    chance.shuffle(piles)  # few ratings must not all go to the first prompts, which are of one task
-    every = [each for layer in itertools.zip_longest(*piles) for each in layer if each is not None]
-    chosen = every[made : made + config.ratings_per_round]
-    chance.shuffle(chosen)
-    for number, (prompt_id, image_ids) in enumerate(chosen, made):
-        yield Task(
-            task_id=f"r{round.number:04d}-{number:05d}",
+    candidates = [
+        Candidate(prompt_id=prompt_id, image_ids=images, uncertainty=_of_set(uncertainty, prompt_id, images))
+        for prompt_id, image_ids in by_prompt.items()
+        for images in itertools.combinations(sorted(set(image_ids)), config.images_per_task)
+        if (prompt_id, frozenset(images)) not in shown
+    ]
+    policy = UncertainTasks(config.explore) if uncertainty else RandomTasks()
+    tasks = [
+        Task(
+            task_id=f"task {number}",
             round=round.number,
             kind=config.kind,
-            prompt_id=prompt_id,
-            image_ids=tuple(chance.sample(image_ids, len(image_ids))),
+            prompt_id=chosen.candidate.prompt_id,
+            image_ids=tuple(chance.sample(chosen.candidate.image_ids, config.images_per_task)),
             overlap=config.overlap,
-            policy="random",
-            propensity=len(chosen) / len(every),
+            policy=chosen.policy,
+            propensity=chosen.propensity,
         )
+        for number, chosen in enumerate(choose(policy, candidates, config.ratings_per_round, chance))
+    ]
+    texts = {prompt.prompt_id: prompt.text for prompt in round.prompts}
+    if RATING_KINDS.load(config.kind).screen != "choose":  # what agreement means is known of pairs alone
+        return _numbered(round, tasks, len(made))
+    checks = [*repeats_of(tasks, config.repeats, chance), *gold_of(tasks, texts, by_prompt, config.gold, chance)]
+    return _numbered(round, chance.sample([*tasks, *checks], len(tasks) + len(checks)), len(made))
+
+
+def _numbered(round: Round, tasks: Sequence[Task], first: int) -> list[Task]:
+    """The tasks with ids that tell nobody which of them are checks."""
+    ids = {task.task_id: f"r{round.number:04d}-{number:05d}" for number, task in enumerate(tasks, first)}
+    return [
+        replace(task, task_id=ids[task.task_id], repeats=ids[task.repeats] if task.repeats else None) for task in tasks
+    ]
+
+
+def _of_set(uncertainty: Uncertainty, prompt_id: str, image_ids: Sequence[str]) -> float:
+    """The mean of its pairs'; a single image has none."""
+    pairs = [uncertainty.get((prompt_id, frozenset(pair)), 0.0) for pair in itertools.combinations(image_ids, 2)]
+    return sum(pairs) / len(pairs) if pairs else 0.0
+
+
+def _uncertainty(round: Round) -> Uncertainty:
+    """What the draw stage says of the pairs, by the last round's fit; nothing where it was not asked."""
+    path = round.hub.workspace.stage_dir(round.number, "draw") / "result.json"
+    rows = json.loads(path.read_text()).get("uncertainty", []) if path.exists() else []
+    return {(row["prompt_id"], frozenset(row["image_ids"])): row["uncertainty"] for row in rows}
 
 
 def gather_ratings(round: Round) -> dict[str, Any]:
@@ -250,13 +285,14 @@ def _add_pairs(round: Round, reason: str) -> None:
         NotEnoughRatings: every pair was shown.
     """
     store = round.hub.store
-    tasks = list(make_tasks(round, store.images(round.number), made=len(store.tasks(round.number))))
+    tasks = make_tasks(round, store.images(round.number), _uncertainty(round), store.tasks(round.number))
     if not tasks:
         raise NotEnoughRatings(
             f"Every pair of round {round.number}'s images was shown, and the fit refused the answers: {reason}",
             hint="Train on them regardless with `--set fit.force=true`.",
         )
-    logger.warning("The fit needs more ratings: %d more pairs are open.", len(tasks))
+    count = sum(task.purpose == "learn" for task in tasks)
+    logger.warning("The fit needs more ratings: %d more pairs are open.", count)
     store.add_tasks(tasks)
 
 

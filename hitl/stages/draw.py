@@ -1,14 +1,18 @@
 """Draw: the images that people will rate, from the policy of the round before."""
 
+import hashlib
 import io
 from importlib.metadata import version
+from typing import Any
 
 from PIL import Image
 
+from data.pictures import read_picture
 from data.workspace import write_atomically
 from hitl.core.errors import ConfigError
 from hitl.stages.reward import require_rewards
 from hitl.stages.stage import Desk, Stage
+from reward_models.uncertainty import uncertain_pairs
 from rl.algorithms.contract import Preference
 from rl.algorithms.make import make_algorithm
 from rl.rollout import draw
@@ -74,4 +78,31 @@ def run(stage: Stage, desk: Desk) -> None:
         "guidance": config.sample.guidance,
         "versions": {package: version(package) for package in ("torch", "diffusers", "hitl")},
     }
-    stage.finish({"images": rows, "provenance": provenance})
+    uncertainty = _uncertainty(stage, desk, rows) if config.rate.policy == "uncertain" and policy_round else []
+    stage.finish({"images": rows, "provenance": provenance, "uncertainty": uncertainty})
+
+
+def _uncertainty(stage: Stage, desk: Desk, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """How unsure the last round's fit is about each pair of the images drawn."""
+    texts = {prompt["prompt_id"]: prompt["text"] for prompt in stage.inputs["prompts"]}
+    files = [stage.folder / row["file"] for row in rows]
+    ids = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    by_id = dict(zip(ids, files, strict=True))
+    found = uncertain_pairs(
+        stage.workspace.stage_dir(stage.round - 1, "fit") / "reward",
+        [(image_id, texts[row["prompt_id"]]) for image_id, row in zip(ids, rows, strict=True)],
+        lambda image_id: read_picture(by_id[image_id]),
+        stage.config.fit,
+        stage.workspace.root / "cache" / "features",
+        near_duplicate=stage.config.rate.near_duplicate,
+        device=desk.device(stage.config),
+    )
+    return [
+        {
+            "prompt_id": rows[pair.first]["prompt_id"],
+            "image_ids": [ids[pair.first], ids[pair.second]],
+            "uncertainty": pair.uncertainty,
+        }
+        for pair in found
+        if ids[pair.first] != ids[pair.second]
+    ]

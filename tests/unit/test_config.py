@@ -75,6 +75,12 @@ def test_every_setting_is_written_under_a_help_of_its_own():
         ("project.seed=-1", "project.seed is -1"),
         ("rate.kind=foo", "rate.kind is 'foo'"),
         ("rate.overlap=0", "rate.overlap is 0"),
+        ("rate.policy=clever", "rate.policy is 'clever'"),
+        ("rate.explore=0.2", "rate.explore is 0.2, but must be 0.3 to 1. Use 0.3."),
+        ("rate.explore=1.5", "rate.explore is 1.5"),
+        ("rate.repeats=0.3", "rate.repeats is 0.3, but must be 0 to 0.2"),
+        ("rate.gold=-0.1", "rate.gold is -0.1"),
+        ("rate.near_duplicate=2", "rate.near_duplicate is 2"),
         ("simulated.careless=-1", "simulated.careless is -1"),
         ("reward.jpg_size=1.0", "There is no reward 'jpg_size' for [reward]. Did you mean jpeg_size"),
         ("reward.clip_head=0", "The weights of [reward] are {'clip_head': 0.0}"),
@@ -90,6 +96,13 @@ def test_a_setting_that_cannot_be_used_is_refused_before_anything_runs(tmp_path:
         load_config(tmp_path / "hitl.toml", [setting])
     assert message in f"{caught.value.message} {caught.value.hint}"
     assert caught.value.hint
+
+
+def test_less_exploration_has_to_be_asked_for_twice(tmp_path: Path):
+    config = load_config(tmp_path / "hitl.toml", ["rate.explore=0.1", "rate.force_explore=true"])
+    assert config.rate.explore == 0.1
+    with pytest.raises(ConfigError, match=r"rate\.explore is 0"):
+        load_config(tmp_path / "hitl.toml", ["rate.explore=0", "rate.force_explore=true"])
 
 
 def test_a_file_that_is_not_toml_is_named(tmp_path: Path):

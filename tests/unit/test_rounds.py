@@ -3,13 +3,15 @@
 import json
 import logging
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 
-from data.records import FINISHED, Prompt
+from data.records import FINISHED, Prompt, Task
 from data.store import Store
 from data.workspace import STAGES, Workspace
 from hitl import rounds
@@ -28,7 +30,7 @@ PROMPTS = [
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[Hub]:
     workspace = Workspace(tmp_path)
-    settings = ["rate.ratings_per_round=2"]
+    settings = ["rate.ratings_per_round=2", "rate.repeats=0", "rate.gold=0"]
     with Store.open(workspace, create=True) as store:
         for name in ("ann", "bob"):
             store.add_rater(a_rater(name))
@@ -44,7 +46,7 @@ def a_drawn_round(hub: Hub, images: int = 3) -> Round:
         hub.store.add_images(an_image(f"{prompt.text} {index}", prompt=prompt) for index in range(images))
     round = Round(hub=hub, number=1, config=hub.config, prompts=PROMPTS)
     hub.store.start_round(1, hub.config.sha256)
-    hub.store.add_tasks(make_tasks(round, hub.store.images(1)))
+    hub.store.add_tasks(make_tasks(round, hub.store.images(1), {}))
     return round
 
 
@@ -130,14 +132,17 @@ def test_a_round_that_was_reported_by_hand_ends_as_finished(hub: Hub):
 def test_tasks_are_pairs_of_one_prompt_and_never_the_same_pair_twice(hub: Hub):
     round = a_drawn_round(hub)
     images = hub.store.images(1)
-    seen = [make_tasks(round, images, made) for made in (0, 2, 4, 6)]
-    found = [[(task.task_id, frozenset(task.image_ids)) for task in tasks] for tasks in seen]
-    assert [len(each) for each in found] == [2, 2, 2, 0]  # three pairs of each of two prompts
-    every = [pair for each in found for pair in each]
-    assert len({pair for _, pair in every}) == 6
-    assert len({name for name, _ in every}) == 6
+    seen: list[list[Task]] = []
+    for _ in range(4):
+        made = [task for tasks in seen for task in tasks]
+        seen.append(make_tasks(round, images, {}, made))
+    assert [len(tasks) for tasks in seen] == [2, 2, 2, 0]  # three pairs of each of two prompts
+    every = [task for tasks in seen for task in tasks]
+    assert [task.propensity for task in every] == pytest.approx([2 / 6] * 2 + [2 / 4] * 2 + [1.0] * 2)
+    assert len({frozenset(task.image_ids) for task in every}) == 6
+    assert len({task.task_id for task in every}) == 6
     by_image = {image.image_id: image.prompt_id for image in images}
-    assert all(len({by_image[image_id] for image_id in pair}) == 1 for _, pair in every)
+    assert all({by_image[image_id] for image_id in task.image_ids} == {task.prompt_id} for task in every)
 
 
 def test_few_ratings_do_not_all_go_to_the_first_prompts(hub: Hub):
@@ -147,10 +152,68 @@ def test_few_ratings_do_not_all_go_to_the_first_prompts(hub: Hub):
     asked = [
         task.prompt_id
         for number in range(100)
-        for task in make_tasks(replace(round, number=number, config=one), images)
+        for task in make_tasks(replace(round, number=number, config=one), images, {})
     ]
     assert len(asked) == 100
     assert 35 <= asked.count(PROMPTS[0].prompt_id) <= 65  # a fair coin leaves this once in 500 cases
+
+
+def test_checks_lie_among_the_tasks_of_a_round_and_their_ids_do_not_tell(hub: Hub):
+    """Of eight prompts, two by two alike, 4 * 8 = 32 tasks: 3 or 4 repeats of 0.1 and 6 or 7 gold tasks of 0.2."""
+    prompts = [Prompt.of(f"a {word} {number}") for word in ("fox", "owl", "hen", "bee") for number in ("red", "blue")]
+    hub.store.add_prompts(prompts)
+    for prompt in prompts:
+        hub.store.add_images(an_image(f"{prompt.text} {index}", prompt=prompt) for index in range(4))
+    rate = replace(hub.config.rate, ratings_per_round=32, repeats=0.1, gold=0.2)
+    round = Round(hub=hub, number=1, config=replace(hub.config, rate=rate), prompts=prompts)
+    tasks = make_tasks(round, hub.store.images(1), {})
+    hub.store.add_tasks(tasks)
+    counts = Counter(task.purpose for task in tasks)
+    assert counts["learn"] == 32
+    assert counts["repeat"] in (3, 4)
+    assert counts["gold"] in (6, 7)
+    assert [task.task_id for task in tasks] == [f"r0001-{number:05d}" for number in range(len(tasks))]
+    by_id = {task.task_id: task for task in tasks}
+    for task in tasks:
+        if task.repeats:
+            first = by_id[task.repeats]
+            assert first.purpose == "learn"
+            assert (task.image_ids, task.propensity) == (first.image_ids, first.propensity)
+    assert make_tasks(round, hub.store.images(1), {}) == tasks
+    places = [
+        number / (len(tasks) - 1)
+        for tasks in (make_tasks(replace(round, number=n), hub.store.images(1), {}) for n in range(40))
+        for number, task in enumerate(tasks)
+        if task.purpose != "learn"
+    ]
+    # Nearly 400 places, uniform in [0, 1]: their mean is within 4 * 0.29 / sqrt(380) of the middle.
+    assert sum(places) / len(places) == pytest.approx(0.5, abs=0.06)
+
+
+def test_pairs_that_the_last_fit_is_unsure_of_are_asked_about_more_often(hub: Hub):
+    """One pair of one prompt is ten times as uncertain as the other five of two prompts; 0.3 of two tasks is chance."""
+    round = a_drawn_round(hub)
+    images = hub.store.images(1)
+    pairs = [
+        (prompt.prompt_id, frozenset(pair))
+        for prompt in PROMPTS[:2]
+        for pair in combinations((image.image_id for image in images if image.prompt_id == prompt.prompt_id), 2)
+    ]
+    uncertainty = {pair: 10.0 if number == 0 else 1.0 for number, pair in enumerate(pairs)}
+    folder = hub.workspace.stage_dir(1, "draw")
+    folder.mkdir(parents=True)
+    rows = [
+        {"prompt_id": prompt_id, "image_ids": sorted(pair), "uncertainty": uncertainty[prompt_id, pair]}
+        for prompt_id, pair in pairs
+    ]
+    (folder / "result.json").write_text(json.dumps({"images": [], "uncertainty": rows}))
+    assert rounds._uncertainty(round) == uncertainty
+    tasks = [task for n in range(300) for task in make_tasks(replace(round, number=n), images, uncertainty)]
+    chosen = Counter((task.prompt_id, frozenset(task.image_ids)) for task in tasks)
+    # The first is certain in the uncertain part: 0.3 * 2 / 6 + 0.7 = 0.8; the others have 0.1 + 0.7 / 5 = 0.24.
+    assert sorted({float(f"{task.propensity:.6f}") for task in tasks}) == [0.24, 0.8]
+    assert chosen[pairs[0]] == pytest.approx(240, abs=5 * 6.9)
+    assert Counter(task.policy for task in tasks)["random"] == pytest.approx(180, abs=5 * 11.2)
 
 
 def test_waiting_ends_with_the_last_rating(hub: Hub):
@@ -206,7 +269,7 @@ def test_a_round_without_a_comparison_of_its_own_does_not_train_on_older_ones(hu
     prompt = PROMPTS[0]
     hub.store.add_images(an_image(f"later {index}", round=2, prompt=prompt) for index in range(2))
     second = Round(hub=hub, number=2, config=hub.config, prompts=PROMPTS)
-    hub.store.add_tasks(make_tasks(second, hub.store.images(2)))
+    hub.store.add_tasks(make_tasks(second, hub.store.images(2), {}))
     hub.wait_s = 0
     with pytest.raises(NotEnoughRatings, match="Round 2 has no ratings"):
         gather_ratings(second)
