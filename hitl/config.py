@@ -145,7 +145,7 @@ class RateConfig:
     for all pairs. 0.3 to 1."""
     force_explore: bool = False
     """Take a rate.explore below 0.3: few answers then stand for very many, and no estimate over all pairs is steady."""
-    near_duplicate: float = 0.995
+    near_duplicate: float = 0.98
     """Of `uncertain`: images of one prompt whose features' cosine is no less than this are one image to it. 1 or less;
     the random share is of all pairs."""
     repeats: float = 0.06

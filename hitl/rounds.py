@@ -148,7 +148,7 @@ def draw_images(round: Round) -> dict[str, Any]:
 def make_tasks(
     round: Round, images: Sequence[Image], uncertainty: Uncertainty, made: Sequence[Task] = ()
 ) -> list[Task]:
-    """Pairs, or other sets, of images of one prompt that people are asked about, and among them the checks of the raters.
+    """Pairs, or other sets, of images of one prompt that people are asked about, and among them the checks of raters.
 
     `made` tasks are there already: the sets are then chosen among those that nobody was asked about, and a propensity
     is that of being chosen among these.

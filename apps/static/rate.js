@@ -34,6 +34,7 @@ let queue = []; // tasks after the one on the screen, in order
 let current = null; // the task on the screen
 let ready = false; // its pictures have been seen long enough
 let shownAt = 0;
+let pressed = { at: 0, by: 'keyboard' }; // when the last choice was made, and with what
 let waitingKeys = []; // pressed before the pictures were ready: used one by one, never dropped
 let rated = new Set(); // tasks rated here; the server may still offer them while a rating is on its way
 let marks = 0; // how often `rated` has grown
@@ -319,7 +320,7 @@ function vote(payload, marks, said) {
   acknowledge(payload.choice, marks || cards.map(() => ''));
   const rating = {
     rating_id: newId(), task_id: task.task_id, kind: task.kind, payload: { ...payload, ...givenExtras() }, image_ids: task.image_ids,
-    dwell_ms: Math.round(performance.now() - shownAt), client_time: new Date().toISOString(), rater_id: rater.rater_id,
+    dwell_ms: Math.round(performance.now() - shownAt), ...presentation(), client_time: new Date().toISOString(), rater_id: rater.rater_id,
   };
   markRated(task.task_id);
   const { pictures, ...plain } = task;
@@ -329,6 +330,15 @@ function vote(payload, marks, said) {
   if (!isSkip) count(+1);
   say(said || 'Stored.');
   setTimeout(() => { if (current === task) next(); }, ACKNOWLEDGE_MS);
+}
+
+/** How the pair was shown and answered. A key that was pressed before the pictures were there took no time to decide. */
+function presentation() {
+  const stacked = matchMedia('(max-width: 700px)').matches; // as in rate.css
+  return {
+    decide_ms: Math.max(0, Math.round(pressed.at - shownAt)), input_device: pressed.by,
+    screen_size: stacked ? 'small' : 'large', shown_as: 'original',
+  };
 }
 
 function markRated(taskId) {
@@ -572,12 +582,13 @@ function onKey(event) {
   const dialog = find('[data-help]');
   if (dialog.open && action !== 'help') return;
   if (root.dataset.flagging === 'yes') { onFlagKey(event); return; }
-  if (root.dataset.skipping === 'yes' && action !== 'help') { if (!event.repeat) onReasonKey(event, action); return; }
+  if (root.dataset.skipping === 'yes' && action !== 'help') { if (!event.repeat) { pressed = { at: event.timeStamp, by: 'keyboard' }; onReasonKey(event, action); } return; }
   if (event.key === 'Escape' && root.classList.contains('zoomed')) { zoom(); return; }
   if (!action || !rater) return;
   if (event.key === ' ' && document.activeElement && document.activeElement.matches('button:focus-visible')) return;
   event.preventDefault();
   if (event.repeat) return; // a key held down is one choice
+  pressed = { at: event.timeStamp, by: 'keyboard' };
   if (action === 'help') help();
   else if (action === 'flags' || action === 'note') toggleExtras(action === 'note');
   else press(action);
@@ -586,6 +597,7 @@ function onKey(event) {
 function onClick(event) {
   const target = event.target.closest('[data-choice], [data-action], [data-flag], [data-reason], [data-card], [data-grade], [data-done]');
   if (!target) return;
+  pressed = { at: event.timeStamp, by: { mouse: 'mouse', touch: 'touch', pen: 'touch' }[event.pointerType] || 'keyboard' };
   if (target.dataset.action === 'help') help();
   else if (target.dataset.action === 'leave') leave();
   else if (target.dataset.action === 'flags') toggleExtras(false);
