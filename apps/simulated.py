@@ -235,6 +235,7 @@ class _Seat:
                 "payload": payload,
                 "image_ids": task["image_ids"],
                 "dwell_ms": self.rater.dwell_ms(task_id),
+                "shown_as": "original",
                 "client_time": datetime.now(UTC).isoformat(),
             },
         )
@@ -288,8 +289,9 @@ class _Seat:
 def run(url: str, raters: Sequence[SimulatedRater], stop: threading.Event, *, poll_s: float = 1.0) -> None:
     """Rate whatever the server at `url` offers, until all rounds are done or `stop` is set.
 
-    The raters take turns in this one thread: rating number i of a round is rater i mod k's, also after a restart, so
-    which rater rates which task does not depend on timing. Between rounds, and while the server is away, they wait.
+    The raters take turns in this one thread: rating number i of a round, repeats and gold counted, is rater i mod k's,
+    also after a restart, so which rater rates which task does not depend on timing. Between rounds, and while the
+    server is away, they wait.
 
     Raises:
         ConfigError: the server does not let a rater in, or does not take its ratings.

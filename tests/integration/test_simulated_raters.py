@@ -1,5 +1,6 @@
 """Simulated raters at the real server: turns, restarts, missing pictures, and what stops them."""
 
+import contextlib
 import io
 import socket
 import threading
@@ -33,17 +34,19 @@ def png(items: tuple[Item, ...], background: str = "white") -> bytes:
 PAIRS = 12
 
 
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[tuple[str, Store, Live, Workspace]]:
-    """A round of twelve pairs: a red circle against a small blue square, asked for "a red circle"."""
-    workspace, live = Workspace(tmp_path), Live()
+@contextlib.contextmanager
+def a_hub(folder: Path, *, pairs: int = PAIRS, checks: bool = False) -> Iterator[tuple[str, Store, Live, Workspace]]:
+    """A round of pairs: a red circle against a small blue square, asked for "a red circle". With checks every fourth of
+    them is shown again, and for every fourth there is a gold task.
+    """
+    workspace, live = Workspace(folder), Live()
     rng = np.random.default_rng(0)
     with Store.open(workspace, create=True) as store:
         prompt = Prompt.of("a red circle")
         store.add_prompts([prompt])
         store.start_round(1, "sha")
         tasks = []
-        for number in range(PAIRS):
+        for number in range(pairs):
             x, y = (float(value) for value in rng.uniform(20, 44, 2))
             good = workspace.add_image(png((Item("circle", "red", x, y, 12.0),)))
             poor = workspace.add_image(png((Item("square", "blue", x, y, 7.0),), background="black"))
@@ -51,20 +54,28 @@ def hub(tmp_path: Path) -> Iterator[tuple[str, Store, Live, Workspace]]:
                 image = Image(image_id=image_id, prompt_id=prompt.prompt_id, round=1, width=64, height=64)
                 store.add_images([image])
             pair = (good, poor)
-            tasks.append(
-                Task(
-                    task_id=f"t{number:02d}",
-                    round=1,
-                    kind="pairwise",
-                    prompt_id=prompt.prompt_id,
-                    image_ids=pair if number % 2 else pair[::-1],
-                )
+            task = Task(
+                task_id=f"t{number:02d}",
+                round=1,
+                kind="pairwise",
+                prompt_id=prompt.prompt_id,
+                image_ids=pair if number % 2 else pair[::-1],
             )
+            tasks.append(task)
+            if checks and number % 4 == 0:
+                tasks.append(replace(task, task_id=f"{task.task_id} again", purpose="repeat", repeats=task.task_id))
+                tasks.append(replace(task, task_id=f"{task.task_id} gold", purpose="gold", worse=poor))
         store.add_tasks(tasks)
         live.enter("rate", "Waiting for ratings", round=1, rounds=1)
         server = serve(build_server(store, workspace, live, token="t", secret="s", rate=RateConfig()), "127.0.0.1", 0)
         yield server.url, store, live, workspace
         server.stop()
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[tuple[str, Store, Live, Workspace]]:
+    with a_hub(tmp_path) as served:
+        yield served
 
 
 def rate_until(url: str, store: Store, live: Live, raters: list[SimulatedRater], done: int) -> None:
@@ -96,6 +107,28 @@ def test_a_crew_rates_a_round_in_turns_and_survives_being_stopped(hub: tuple[str
     assert [r.rating_id for r in ratings] == [by_name[names[r.rater_id]].rating_id(r.task_id) for r in ratings]
     comparisons = sorted(store.comparisons(round=1), key=lambda comparison: comparison.task_id)
     assert [comparison.outcome for comparison in comparisons] == ["b", "a"] * (PAIRS // 2)
+
+
+def test_a_crew_is_given_checks_and_their_answers_do_not_depend_on_being_stopped(tmp_path: Path) -> None:
+    """48 pairs for two raters: each answers 24, and long enough after some of the first ones sees them again."""
+    raters = [replace(rater, side_bias=0.0) for rater in crew(2, seed=5, taste_weight=0.5)]
+    found = []
+    for stops in ((48,), (7, 20, 33, 48)):
+        with a_hub(tmp_path / f"{len(stops)}", pairs=48, checks=True) as (url, store, live, _):
+            for done in stops:
+                rate_until(url, store, live, raters, done)
+            ratings = store.ratings(round=1)
+            found.append([(each.task_id, each.rater_id, each.payload, each.image_ids) for each in ratings])
+            progress = store.progress(1)
+            assert (progress.done, progress.needed) == (48, 48)
+            assert progress.checks == len(ratings) - 48
+            repeats = store.repeats(1)
+            assert len(repeats) >= 2
+            assert all(each.is_swapped and each.agreement == 1.0 for each in repeats)
+            gold = store.gold_answers(1)
+            assert {each.rater_id for each in gold} == {rater.rater_id for rater in store.raters()}
+            assert all(each.correct == 1.0 for each in gold)
+    assert found[0] == found[1]
 
 
 def test_raters_leave_when_all_rounds_are_done(hub: tuple[str, Store, Live, Workspace]) -> None:
