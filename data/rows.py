@@ -24,7 +24,7 @@ RATING = (
 COMPARISON = "rating_id, task_id, round, prompt_id, prompt, rater_id, image_a, image_b, outcome, both_bad, left_side"
 SNAPSHOT = (
     "round, task_id, prompt_id, prompt, task, split, rater_id, image_a, image_b, outcome, both_bad, left_side, "
-    'images, "values", levels'
+    'images, "values", levels, propensity'
 )
 REPEAT = "rating_id, first_rating_id, round, rater_id, agreement, reversal, is_swapped"
 GOLD_ANSWER = "rating_id, task_id, round, rater_id, correct"

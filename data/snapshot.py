@@ -31,12 +31,14 @@ SCHEMA = pa.schema(
         ("images", pa.list_(pa.string())),
         ("values", pa.list_(pa.int32())),
         ("levels", pa.int32()),
+        ("propensity", pa.float64()),
     ]
 )
 """A row is a pair of images, up to `left`; or a ranking or grades, with null in image_a, image_b and outcome:
 
 `images` with their `values`, which are ranks (1 is best, equal is a tie, null is worse than all that are ranked) or,
 where `levels` is set, grades from 1 to `levels`. The store writes pairs, which is what its rating kinds ask for.
+`propensity` is the task's: with what probability its images were chosen in that round; null is 1.
 """
 
 

@@ -17,7 +17,7 @@ from hitl.core.errors import NotEnoughRatings, StoreError
 
 COLUMNS = ("round", "prompt", "rater_id", "image_a", "image_b", "outcome", "left")
 """What every snapshot has of a comparison."""
-MORE_COLUMNS = ("task", "both_bad", "images", "values", "levels")
+MORE_COLUMNS = ("task", "both_bad", "images", "values", "levels", "propensity")
 """What a snapshot may have beside them; `images` is null in the row of a pair."""
 
 Thing = tuple[str, str]
@@ -44,6 +44,8 @@ class Answer:
     """Of a pair: the image on the left; empty when it is not known."""
     round: int = 0
     task: str = ""
+    propensity: float = 1.0
+    """With what probability these images were chosen to be asked about, of all that could have been in that round."""
 
     @property
     def is_pair(self) -> bool:
@@ -124,6 +126,7 @@ def _answer(row: Mapping[str, Any]) -> Answer | None:
         left=left,
         round=row["round"],
         task=row.get("task") or "",
+        propensity=row.get("propensity") or 1.0,
     )
 
 

@@ -353,7 +353,18 @@ def _judged_pairs(answers: Sequence[Answer], pairs: Compared, data: _Data) -> Pa
         fold=data.folds.of_thing[pairs.first],
         rater=np.array([answers[each].rater for each in pairs.answer]),
         task=np.array([answers[each].task for each in pairs.answer]),
+        weight=_weights(answers, pairs),
     )
+
+
+def _weights(answers: Sequence[Answer], pairs: Compared) -> Float[np.ndarray, "pairs"] | None:
+    """For how many pairs each stands: the inverse of its propensity, as a multiple of its round's mean, so that rounds
+    count by their answers. None where every round chose its pairs evenly.
+    """
+    found = np.array([1 / answers[each].propensity for each in pairs.answer])
+    _, number = np.unique([answers[each].round for each in pairs.answer], return_inverse=True)
+    found = found / (np.bincount(number, weights=found) / np.bincount(number))[number]
+    return None if np.allclose(found, 1) else found
 
 
 def _curve(data: _Data, judged: Pairs, pairs: Compared, accuracy: Interval, config: RewardFitConfig) -> list[Point]:
@@ -366,7 +377,9 @@ def _curve(data: _Data, judged: Pairs, pairs: Compared, accuracy: Interval, conf
         _SHARES, learning_curve(data.readings, folds, config.l2, data.weights, _SHARES, seed=config.seed), strict=True
     ):
         right = is_right(_difference(scores, pairs), pairs.outcome)[decided]
-        found = cross_validated(interval(right, judged.cluster[decided], seed=config.seed), folds.count)
+        weights = judged.take(decided).weight
+        found = interval(right, judged.cluster[decided], weights=weights, seed=config.seed)
+        found = cross_validated(found, folds.count)
         points.append(Point(comparisons=round(len(pairs) * share * fitted_on), accuracy=found))
     return [*points, Point(comparisons=round(len(pairs) * fitted_on), accuracy=accuracy)]
 

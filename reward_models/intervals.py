@@ -20,21 +20,32 @@ prompts' sums 2 to 4 % from 3 prompts on. With one comparison of each prompt, 4 
 """
 
 
-def interval(values: Float[np.ndarray, "n"], clusters: np.ndarray, *, seed: int) -> Interval:
+def interval(
+    values: Float[np.ndarray, "n"],
+    clusters: np.ndarray,
+    *,
+    seed: int,
+    weights: Float[np.ndarray, "n"] | None = None,
+) -> Interval:
     """95 % interval of a mean over clusters: the bootstrap's, or of few clusters Student's t of their sums.
+
+    Values count by their weights, or all alike.
 
     The bootstrap's is made wider by the little that resampling k clusters misses (the expanded percentile interval of
     Hesterberg 2015, arXiv:1411.5279): without, 92 % of the intervals over 25 to 40 unequal prompts had the truth in
     them, with it 94 %. Without values everything is nan; with one cluster the ends are.
     """
-    found = cluster_interval(values, clusters.tolist(), seed=seed)
+    found = cluster_interval(values, clusters.tolist(), weights=weights, seed=seed)
     if found.clusters < 2:
         return found
     inflation = math.sqrt(found.clusters / (found.clusters - 1))
     quantile = float(student.ppf(0.975, found.clusters - 1))
     if found.clusters < FEW_CLUSTERS:
-        sums = np.bincount(np.unique(clusters, return_inverse=True)[1], weights=values - found.mean)
-        low = high = quantile * inflation * math.sqrt(float(sums @ sums)) / found.n
+        away, total = values - found.mean, float(found.n)
+        if weights is not None:
+            away, total = away * weights, float(weights.sum())
+        sums = np.bincount(np.unique(clusters, return_inverse=True)[1], weights=away)
+        low = high = quantile * inflation * math.sqrt(float(sums @ sums)) / total
     else:
         wider = quantile / float(norm.ppf(0.975)) * inflation
         low, high = wider * (found.mean - found.low), wider * (found.high - found.mean)

@@ -30,6 +30,8 @@ class Pairs:
     rater: np.ndarray
     """Who answered, and below the prompt's task: names (or numbers) that tell the parts of a judgement apart."""
     task: np.ndarray
+    weight: np.ndarray | None = None
+    """For how many pairs each stands, by how it was chosen; float (pairs,). None: all alike."""
 
     def __len__(self) -> int:
         return len(self.first)
@@ -44,6 +46,7 @@ class Pairs:
             fold=self.fold[rows],
             rater=self.rater[rows],
             task=self.task[rows],
+            weight=None if self.weight is None else self.weight[rows],
         )
 
 
@@ -80,7 +83,11 @@ class Ceiling:
 
 
 def judge(pairs: Pairs, difference: Float[np.ndarray, "pairs"], *, seed: int = 0) -> Judgement:
-    """Everything that is said of one model by itself."""
+    """Everything that is said of one model by itself.
+
+    Accuracies are those over all the pairs that could have been asked about, of which the ones with a small propensity
+    count more. Calibration is of the pairs as they are.
+    """
     decided = pairs.outcome != 0
     known, along = pairs.take(decided), difference[decided]
     right = is_right(along, known.outcome)
@@ -88,8 +95,8 @@ def judge(pairs: Pairs, difference: Float[np.ndarray, "pairs"], *, seed: int = 0
     found = calibration(probability, known.outcome, known.cluster, seed=seed)
     inverse = inverse_temperature(along, known.outcome)
     return Judgement(
-        accuracy=interval(right, known.cluster, seed=seed),
-        macro=macro(right, known.cluster, seed=seed),
+        accuracy=interval(right, known.cluster, weights=known.weight, seed=seed),
+        macro=macro(right, known.cluster, weights=known.weight, seed=seed),
         tie_aware=tie_aware(pairs, difference, seed=seed),
         tie_share=float(np.mean(~decided)) if len(pairs) else 0.0,
         temperature=1 / inverse if inverse else None,
@@ -97,8 +104,8 @@ def judge(pairs: Pairs, difference: Float[np.ndarray, "pairs"], *, seed: int = 0
         ece=found.ece,
         ece_if_calibrated=found.ece_if_calibrated,
         bins=found.bins,
-        by_task=split_by(right, known.task, known.cluster, seed=seed),
-        by_rater=split_by(right, known.rater, known.cluster, seed=seed),
+        by_task=split_by(right, known.task, known.cluster, weights=known.weight, seed=seed),
+        by_rater=split_by(right, known.rater, known.cluster, weights=known.weight, seed=seed),
     )
 
 
@@ -112,24 +119,39 @@ def gain(
 ) -> Interval:
     """Accuracy of one model minus that of another, pair by pair."""
     decided = pairs.outcome != 0
-    outcome = pairs.outcome[decided]
-    more = is_right(difference[decided], outcome) - is_right(other[decided], outcome)
-    return interval(more, pairs.cluster[decided], seed=seed)
+    known = pairs.take(decided)
+    more = is_right(difference[decided], known.outcome) - is_right(other[decided], known.outcome)
+    return interval(more, known.cluster, weights=known.weight, seed=seed)
 
 
-def macro(right: Float[np.ndarray, "pairs"], clusters: np.ndarray, *, seed: int = 0) -> Interval:
+def macro(
+    right: Float[np.ndarray, "pairs"],
+    clusters: np.ndarray,
+    *,
+    weights: Float[np.ndarray, "pairs"] | None = None,
+    seed: int = 0,
+) -> Interval:
     """Mean over clusters of the cluster's mean; `n` is the number of clusters."""
     names, index = np.unique(clusters, return_inverse=True)
-    means = np.bincount(index, weights=right, minlength=len(names)) / np.bincount(index, minlength=len(names))
-    return interval(means, names, seed=seed)
+    sums = np.bincount(index, weights=right if weights is None else right * weights, minlength=len(names))
+    return interval(sums / np.bincount(index, weights=weights, minlength=len(names)), names, seed=seed)
 
 
 def split_by(
-    values: Float[np.ndarray, "pairs"], labels: np.ndarray, clusters: np.ndarray, *, seed: int = 0
+    values: Float[np.ndarray, "pairs"],
+    labels: np.ndarray,
+    clusters: np.ndarray,
+    *,
+    weights: Float[np.ndarray, "pairs"] | None = None,
+    seed: int = 0,
 ) -> dict[str, Interval]:
     """The mean of each label's values."""
-    groups = {str(label): labels == label for label in np.unique(labels)}
-    return {label: interval(values[inside], clusters[inside], seed=seed) for label, inside in groups.items()}
+    found = {}
+    for label in np.unique(labels):
+        inside = labels == label
+        weight = None if weights is None else weights[inside]
+        found[str(label)] = interval(values[inside], clusters[inside], weights=weight, seed=seed)
+    return found
 
 
 def tie_aware(pairs: Pairs, difference: Float[np.ndarray, "pairs"], *, seed: int = 0) -> Interval | None:
@@ -147,7 +169,7 @@ def tie_aware(pairs: Pairs, difference: Float[np.ndarray, "pairs"], *, seed: int
         threshold = _tie_threshold(difference[~held_out], pairs.outcome[~held_out])
         predicted = np.where(np.abs(difference) < threshold, 0.0, np.sign(difference))
         credit[held_out] = (1 - np.abs(predicted - pairs.outcome) / 2)[held_out]
-    return interval(credit, pairs.cluster, seed=seed)
+    return interval(credit, pairs.cluster, weights=pairs.weight, seed=seed)
 
 
 def _tie_threshold(difference: Float[np.ndarray, "pairs"], outcome: Int[np.ndarray, "pairs"]) -> float:

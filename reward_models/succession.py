@@ -59,7 +59,7 @@ def against_previous(
     return Previous(
         round=int(rounds[~newest].max()),
         pairs=int(newest.sum()),
-        accuracy=interval(right, part.cluster[decided], seed=seed),
+        accuracy=interval(right, part.cluster[decided], weights=part.take(decided).weight, seed=seed),
         gain=gain(part, ours[newest], theirs, seed=seed),
     )
 

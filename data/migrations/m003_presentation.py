@@ -24,7 +24,7 @@ STATEMENTS = (
     SELECT
         standing.rating_id, standing.task_id, tasks.round, tasks.prompt_id, prompts.text AS prompt, standing.rater_id,
         outcomes.image_a, outcomes.image_b, outcomes.outcome, outcomes.both_bad, outcomes.left_side,
-        prompts.task, prompts.split
+        prompts.task, prompts.split, tasks.propensity
     FROM standing_ratings AS standing
     JOIN outcomes USING (rating_id)
     JOIN tasks ON tasks.task_id = standing.task_id
@@ -35,12 +35,14 @@ STATEMENTS = (
     CREATE OR REPLACE VIEW answers AS
     SELECT
         round, task_id, prompt_id, prompt, task, split, rater_id, image_a, image_b, outcome, both_bad, left_side,
-        NULL::VARCHAR[] AS images, NULL::INTEGER[] AS "values", NULL::INTEGER AS levels
+        NULL::VARCHAR[] AS images, NULL::INTEGER[] AS "values", NULL::INTEGER AS levels,
+        propensity
     FROM comparisons
     UNION ALL
     SELECT
         tasks.round, standing.task_id, tasks.prompt_id, prompts.text, prompts.task, prompts.split, standing.rater_id,
-        NULL, NULL, NULL, false, NULL, image_values.image_ids, image_values."values", image_values.levels
+        NULL, NULL, NULL, false, NULL, image_values.image_ids, image_values."values", image_values.levels,
+        tasks.propensity
     FROM standing_ratings AS standing
     JOIN image_values USING (rating_id)
     JOIN tasks ON tasks.task_id = standing.task_id

@@ -462,3 +462,52 @@ def test_most_estimates_are_within_a_factor_of_three(per_doubling: float, compar
             ratios.append((ratings_needed(curve, now, comparisons) or math.inf) / truth)
     assert len(ratios) > 30
     assert np.mean([1 / 3 < each < 3 for each in ratios]) > 0.5, sorted(ratios)
+
+
+# -- pairs that were chosen with unequal propensities -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prompts", [6, 40])
+def test_an_accuracy_by_inverse_propensities_is_that_of_all_pairs(prompts: int):
+    """Pairs that the model gets wrong are chosen with twenty times the others' propensity: the plain accuracy of the
+    chosen is far too low, the weighted one right in the mean of 300 draws, and its interval covers.
+    """
+    rng = np.random.default_rng(0)
+    pairs, difference = simulated(prompts, 2400 // prompts, seed=1)
+    right = is_right(difference, pairs.outcome)
+    known = right.mean()
+    propensity = np.where(right == 1, 0.04, 0.8)
+    plain, weighted, covered = [], [], []
+    for _ in range(300):
+        chosen = rng.random(len(pairs)) < propensity
+        part = replace(pairs, weight=1 / propensity).take(chosen)
+        found = interval(is_right(difference[chosen], part.outcome), part.cluster, weights=part.weight, seed=0)
+        plain.append(right[chosen].mean())
+        weighted.append(found.mean)
+        covered.append(found.low <= known <= found.high)
+    assert np.mean(plain) < known - 0.3
+    assert abs(np.mean(weighted) - known) < 4 * np.std(weighted) / 300**0.5 + 0.005  # a ratio's bias is of order 1 / n
+    assert np.mean(covered) > 0.9
+
+
+def test_equal_weights_change_nothing():
+    pairs, difference = simulated(ties=0.2)
+    alike = judge(pairs, difference)
+    weighed = judge(replace(pairs, weight=np.full(len(pairs), 3.0)), difference)
+    for one, other in ((alike.accuracy, weighed.accuracy), (alike.macro, weighed.macro)):
+        assert asdict(one) == pytest.approx(asdict(other))
+    assert alike.tie_aware is not None
+    assert weighed.tie_aware is not None
+    assert asdict(alike.tie_aware) == pytest.approx(asdict(weighed.tie_aware))
+    assert asdict(alike.by_task["count"]) == pytest.approx(asdict(weighed.by_task["count"]))
+
+
+def test_weights_by_hand():
+    """Two prompts, weights 3 and 1 in each: right and wrong give 3 / 4, wrong and right 1 / 4; all together 1 / 2."""
+    pairs = replace(make_pairs([1, 1, 1, 1], cluster=[0, 0, 1, 1]), weight=np.array([3.0, 1.0, 3.0, 1.0]))
+    difference = np.array([1.0, -1.0, -1.0, 1.0])
+    found = judge(pairs, difference)
+    assert found.accuracy.mean == 0.5
+    assert found.by_task["colour"].mean == 0.75
+    assert found.by_task["count"].mean == 0.25
+    assert gain(pairs, difference, np.ones(4)).mean == pytest.approx(-0.5)

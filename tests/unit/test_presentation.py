@@ -192,6 +192,7 @@ def test_a_round_ends_with_its_last_task_and_not_with_a_check(store: Store):
 
 def test_checks_fill_no_slot_and_are_in_no_comparison_and_no_snapshot(store: Store, tmp_path: Path):
     tasks = [a_task(f"t{number:02d}") for number in range(30)]
+    tasks[0] = replace(tasks[0], policy="uncertain", propensity=0.25)
     fill(store, *tasks, gold("g"))
     store.add_tasks([again(task) for task in tasks[:3]])
     seen = rate_through(store)
@@ -202,7 +203,9 @@ def test_checks_fill_no_slot_and_are_in_no_comparison_and_no_snapshot(store: Sto
     assert {found.task_id for found in store.comparisons()} == {task.task_id for task in tasks}
     snapshot = store.write_snapshot(tmp_path / "snapshot.parquet", 1)
     assert snapshot.comparisons == 30
-    assert set(pq.read_table(snapshot.path)["task_id"].to_pylist()) == {task.task_id for task in tasks}
+    rows = pq.read_table(snapshot.path).to_pylist()
+    assert {row["task_id"]: row["propensity"] for row in rows} == {task.task_id: task.propensity for task in tasks}
+    assert {row["images"] for row in rows} == {None}
     assert len(store.ratings()) == len(seen)
     assert len(store.ratings(purpose="learn")) == 30
     assert store.answered("ann", 1) == len(seen)

@@ -20,7 +20,7 @@ from data.snapshot import SCHEMA, write
 from hitl.core.errors import ConfigError, ModelLoadError, NotEnoughRatings, RewardAtChance, StoreError, WorkspaceError
 from reward_models.answers import answers_from_rows, compared, groups, read_snapshot, require_preferences, things_of
 from reward_models.config import RewardFitConfig
-from reward_models.fit import fit_reward
+from reward_models.fit import _weights, fit_reward
 from reward_models.intervals import interval
 from reward_models.pretrain import ClipPretrainConfig, pretrain
 from reward_models.report import FitReport, require_better_than_chance
@@ -408,6 +408,35 @@ def test_ratings_of_earlier_rounds_count_less_when_they_are_told_to(clip, tmp_pa
         report = fit_reward(rows, picture, config_for(clip, replay=replay), tmp_path / "cache", folder)
         assert report.rounds == 2
         assert np.diff(scores_of(folder, 40, 240)) * direction > 0
+
+
+def test_a_pair_counts_in_the_judgement_by_the_inverse_of_its_propensity_within_its_round():
+    """Propensities 1/2 and 1/4: 2 and 4, of mean 3. A round whose pairs were chosen evenly counts them as they are."""
+    rows = [
+        row | {"round": round, "propensity": propensity}
+        for row, round, propensity in zip(make_rows(), (1, 1, 2, 2), (0.5, 0.25, 0.1, 0.1), strict=False)
+    ]
+    for given, expected in ((rows, [2 / 3, 4 / 3, 1, 1]), (rows[2:], None), ([*map(without, rows)], None)):
+        answers = answers_from_rows(given)
+        found = _weights(answers, compared(answers, things_of(answers)))
+        assert found is expected is None or found.tolist() == pytest.approx(expected)
+
+
+def without(row: dict) -> dict:
+    """As a snapshot of before there were propensities has it."""
+    return {name: value for name, value in row.items() if name != "propensity"}
+
+
+def test_uneven_propensities_change_how_a_fit_is_judged_and_not_what_it_is(clip, tmp_path):
+    rows = make_rows()
+    uneven = [row | {"propensity": (0.1, 0.9)[number % 2]} for number, row in enumerate(rows)]
+    plain, weighed = (
+        fit_reward(each, picture, config_for(clip), tmp_path / "cache", tmp_path / name)
+        for each, name in ((rows, "plain"), (uneven, "weighed"))
+    )
+    assert (tmp_path / "plain" / HEAD_FILE).read_bytes() == (tmp_path / "weighed" / HEAD_FILE).read_bytes()
+    assert plain.accuracy.n == weighed.accuracy.n
+    assert plain.accuracy.mean != weighed.accuracy.mean
 
 
 def test_a_round_is_compared_with_the_one_before(clip, tmp_path):
