@@ -31,9 +31,8 @@ def test_consistency_and_reversals_are_of_swapped_repeats_that_stand(tmp_path: P
         store.add_tasks(again)
         for task, repeat, choice in zip(tasks, again, ("right", "left", "tie", "right"), strict=True):
             store.add_rating(a_rating(task, "ann", "left"))
-            answer = a_rating(repeat, "ann", choice, image_ids=task.image_ids[::-1])
-            store.add_rating(answer)
-        store.add_rating(a_rating(again[3], "ann", None, voids=answer.rating_id))
+            store.add_rating(a_rating(repeat, "ann", choice, image_ids=task.image_ids[::-1]))
+        store.add_rating(a_rating(again[3], "ann", None, voids=store.ratings()[-1].rating_id))
         store.add_rating(a_rating(tasks[0], "bob", "left"))
         store.add_rating(a_rating(again[0], "bob", "left"))
         assert consistency(store) == consistency(store, 1) == {"ann": share([1, 0, 0])}
