@@ -64,6 +64,11 @@ class Leases:
         if not held:
             self._until.pop(task_id, None)
 
+    def drop_all(self, rater_id: str) -> None:
+        """Of a rater who is not there any more."""
+        for task_id in list(self._until):
+            self.drop(task_id, rater_id)
+
 
 @dataclass(slots=True, kw_only=True)
 class RoundQueue:

@@ -46,7 +46,10 @@ class Database:
         """
         connection = _connect(path)
         try:
+            path.chmod(0o600)  # it holds names and hashes of passwords
             _migrate(connection)
+            if connection.execute("SELECT has_erased FROM store_state").fetchall()[0][0]:
+                connection = _drop_old_bytes(connection, path)
             return cls(connection)
         except BaseException:
             connection.close()
@@ -150,17 +153,7 @@ class Database:
 
     def copy_to(self, path: Path) -> None:
         """A consistent copy by SQL: reading the live file's bytes would drop DuckDB's lock on it."""
-        source = self._writer.execute("SELECT current_database()").fetchall()[0][0]
-        quoted = str(path).replace("'", "''")
-        self._writer.execute(f"ATTACH '{quoted}' AS store_copy (STORAGE_VERSION '{STORAGE_VERSION}')")
-        try:
-            self._writer.execute(f'COPY FROM DATABASE "{source}" TO store_copy')
-        except BaseException:
-            self._writer.execute("DETACH store_copy")
-            for partial in (path, write_ahead_log(path)):
-                partial.unlink(missing_ok=True)
-            raise
-        self._writer.execute("DETACH store_copy")
+        _copy(self._writer, path)
 
     def _check_open(self) -> None:
         if self._is_closed:
@@ -193,6 +186,41 @@ def _connect(path: Path) -> duckdb.DuckDBPyConnection:
         else:
             hint = f"Move {path.name} and {path.name}.wal away and try again: the store is made anew from the journal."
         raise StoreError(f"{path} cannot be opened: {reason}.", hint=hint) from error
+
+
+def _copy(connection: duckdb.DuckDBPyConnection, path: Path, *further: str) -> None:
+    """Copy all to a new file, there do what the further statements say, and let go of it."""
+    source = connection.execute("SELECT current_database()").fetchall()[0][0]
+    quoted = str(path).replace("'", "''")
+    connection.execute(f"ATTACH '{quoted}' AS store_copy (STORAGE_VERSION '{STORAGE_VERSION}')")
+    try:
+        connection.execute(f'COPY FROM DATABASE "{source}" TO store_copy')
+        for statement in further:
+            connection.execute(statement)
+    except BaseException:
+        connection.execute("DETACH store_copy")
+        for partial in (path, write_ahead_log(path)):
+            partial.unlink(missing_ok=True)
+        raise
+    connection.execute("DETACH store_copy")
+
+
+def _drop_old_bytes(connection: duckdb.DuckDBPyConnection, path: Path) -> duckdb.DuckDBPyConnection:
+    """Put a fresh copy in the file's place and open that: what was erased still lies in blocks that are free by now."""
+    fresh = path.with_name(f"{path.name}.new")
+    for leftover in (fresh, write_ahead_log(fresh)):
+        leftover.unlink(missing_ok=True)
+    try:
+        _copy(connection, fresh, "UPDATE store_copy.store_state SET has_erased = FALSE")
+        connection.execute("CHECKPOINT")  # beside a new file, an old log would be replayed into it
+    except duckdb.Error as error:
+        logger.warning("Erased names are still in free parts of %s; the next start tries again: %s", path, error)
+        return connection
+    fresh.chmod(0o600)
+    connection.close()
+    write_ahead_log(path).unlink(missing_ok=True)
+    os.replace(fresh, path)
+    return _connect(path)
 
 
 def _let_ctrl_c_be(error: RuntimeError) -> None:

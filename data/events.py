@@ -269,6 +269,91 @@ def _metrics_added(connection: Connection, batch: Sequence[Event]) -> None:
     )
 
 
+def _accounts_set(connection: Connection, batch: Sequence[Event]) -> None:
+    _write_accounts(connection, [event.data for event in batch])
+
+
+def _write_accounts(connection: Connection, accounts: Sequence[Data]) -> None:
+    """The latest of a rater counts. Deleted and inserted: a password hash of before is not to be found in the table."""
+    types = {
+        "rater_id": "VARCHAR",
+        "role": "VARCHAR",
+        "is_disabled": "BOOLEAN",
+        "password_hash": "VARCHAR",
+        "sessions": "INTEGER",
+    }
+    latest = {account["rater_id"]: account for account in accounts}
+    connection.execute("DELETE FROM accounts WHERE rater_id IN (SELECT unnest($1::VARCHAR[]))", [list(latest)])
+    insert_rows(connection, "accounts", types, [[account[name] for name in types] for account in latest.values()])
+
+
+def _invites_added(connection: Connection, batch: Sequence[Event]) -> None:
+    types = {
+        "invite_id": "VARCHAR",
+        "token_hash": "VARCHAR",
+        "role": "VARCHAR",
+        "rater_id": "VARCHAR",
+        "created_at": "TIMESTAMP",
+        "expires_at": "TIMESTAMP",
+    }
+    items = [
+        (
+            event.seq * _ROWS_PER_EVENT,
+            {
+                **event.data,
+                "created_at": _time(event.data["created_at"]),
+                "expires_at": _time(event.data["expires_at"]),
+            },
+        )
+        for event in batch
+    ]
+    _insert_items(connection, "invites", types, items)
+
+
+def _invites_used(connection: Connection, batch: Sequence[Event]) -> None:
+    """One event for all that an invite brings, so that none is used up without letting anybody in."""
+    for event in batch:
+        if event.data["rater"] is not None:
+            _raters_added(connection, [Event(seq=event.seq, name="rater_added", data=event.data["rater"])])
+        _write_accounts(connection, [event.data["account"]])
+        connection.execute(
+            "UPDATE invites SET used_at = ?, used_by = ? WHERE invite_id = ?",
+            [_time(event.data["used_at"]), event.data["account"]["rater_id"], event.data["invite_id"]],
+        )
+
+
+def _invites_revoked(connection: Connection, batch: Sequence[Event]) -> None:
+    for event in batch:
+        connection.execute(
+            "UPDATE invites SET revoked_at = ? WHERE invite_id = ?",
+            [_time(event.data["revoked_at"]), event.data["invite_id"]],
+        )
+
+
+def _raters_erased(connection: Connection, batch: Sequence[Event]) -> None:
+    """Names and ids are replaced already, here and in the journal (`data.erasure`). Nobody comes in as them again."""
+    for event in batch:
+        rater_id = event.data["rater_id"]
+        known = connection.execute("SELECT password_hash FROM accounts WHERE rater_id = ?", [rater_id]).fetchall()
+        shut = {"rater_id": rater_id, "role": "rater", "is_disabled": True, "sessions": 0}
+        _write_accounts(connection, [{**shut, "password_hash": known[0][0] if known else None}])
+        if event.data["ratings"] == "void":
+            # Whatever other columns a rating has are copied, so that this need not know them.
+            connection.execute(
+                """
+                INSERT INTO ratings BY NAME
+                SELECT * REPLACE (
+                    md5(rating_id || 'void') AS rating_id, $1 + row_number() OVER (ORDER BY position) AS position,
+                    '{}' AS payload, 0 AS dwell_ms, $2 AS server_time, rating_id AS voids,
+                    FALSE AS is_skip, TRUE AS is_undo
+                )
+                FROM ratings
+                WHERE rating_id IN (SELECT rating_id FROM standing_ratings WHERE rater_id = $3)
+                """,
+                [event.seq * _ROWS_PER_EVENT, _time(event.data["erased_at"]), rater_id],
+            )
+
+
 def _json(value: object) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
@@ -286,4 +371,9 @@ _ACTIONS: dict[str, Callable[[Connection, Sequence[Event]], None]] = {
     "round_started": _rounds_started,
     "round_state_set": _round_states_set,
     "metrics_added": _metrics_added,
+    "account_set": _accounts_set,
+    "invite_added": _invites_added,
+    "invite_used": _invites_used,
+    "invite_revoked": _invites_revoked,
+    "rater_erased": _raters_erased,
 }

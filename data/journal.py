@@ -3,13 +3,16 @@
 One JSON object per line: `{"at", "data", "event", "hash", "prev", "seq"}`. `hash` is the sha256 of the line's
 canonical JSON without `hash`; `prev` is the hash of the line before, so that no line can be changed, lost or put in
 without notice. A line counts once it is on the disk with its newline.
+
+To forget a person (`data.erasure`) the log is written again, as a whole and into a second file. Which of the two counts
+the store decides: it commits the end of the new one, and only then does the new one take the old one's name.
 """
 
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -78,8 +81,9 @@ class Journal:
             StoreError: a line does not fit the one before it, or the log ends before `after`.
         """
         is_new = not path.exists()
+        _settle_rewriting(path, after)
         with disk_errors(path):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)  # it holds names and hashes of passwords
         try:
             if is_new:
                 fsync_dir(path.parent)
@@ -108,9 +112,7 @@ class Journal:
         Raises:
             WorkspaceError: the disk is full.
         """
-        body = {"seq": self._end.seq + 1, "at": at.isoformat(), "event": event, "data": data, "prev": self._end.hash}
-        digest = hashlib.sha256(canonical_json(body)).hexdigest()
-        line = canonical_json({**body, "hash": digest}) + b"\n"
+        line, end = _line(self._end, event, data, at)
         with disk_errors(self._path):
             try:
                 os.ftruncate(self._descriptor, self._end.offset)  # In case clearing up after a failure failed too.
@@ -121,8 +123,35 @@ class Journal:
             except BaseException:
                 os.ftruncate(self._descriptor, self._end.offset)
                 raise
-        self._end = Position(seq=self._end.seq + 1, hash=digest, offset=self._end.offset + len(line))
+        self._end = end
         return self._end
+
+    def write_again(self, change: Callable[[Any], Any], event: str, data: dict[str, Any], at: datetime) -> Position:
+        """All lines with their data changed, and one more, in a second file; its end, for `adopt` once that is kept.
+
+        Raises:
+            WorkspaceError: the disk is full.
+        """
+        end = START
+        with disk_errors(self._path), open(_rewriting(self._path), "wb") as file:
+            os.fchmod(file.fileno(), 0o600)
+            for entry in self.read(START):
+                line, end = _line(end, entry.event, change(entry.data), entry.at)
+                file.write(line)
+            line, end = _line(end, event, data, at)
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        return end
+
+    def adopt(self, end: Position) -> None:
+        """The second file takes the first one's place."""
+        with disk_errors(self._path):
+            os.replace(_rewriting(self._path), self._path)
+            fsync_dir(self._path.parent)
+            fresh = os.open(self._path, os.O_RDWR)
+        os.close(self._descriptor)
+        self._descriptor, self._end = fresh, end
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -143,6 +172,36 @@ def read_entries(path: Path, *, after: Position = START) -> Iterator[Entry]:
             entry = _parse(path, line, last)
             last = entry.end
             yield entry
+
+
+def _line(before: Position, event: str, data: Any, at: datetime) -> tuple[bytes, Position]:
+    """The line that follows `before`, and the position after it."""
+    body = {"seq": before.seq + 1, "at": at.isoformat(), "event": event, "data": data, "prev": before.hash}
+    digest = hashlib.sha256(canonical_json(body)).hexdigest()
+    line = canonical_json({**body, "hash": digest}) + b"\n"
+    return line, Position(seq=before.seq + 1, hash=digest, offset=before.offset + len(line))
+
+
+def _rewriting(path: Path) -> Path:
+    return path.with_name(f"{path.name}.again")
+
+
+def _settle_rewriting(path: Path, after: Position) -> None:
+    """After a crash: the second file is the log when the store has seen its end; else nobody was told of it."""
+    again = _rewriting(path)
+    if not again.exists():
+        return
+    size = again.stat().st_size
+    with again.open("rb") as file:
+        file.seek(max(0, size - _CHUNK))
+        tail = file.read()
+    with disk_errors(path):
+        if after.seq and size == after.offset and f'"hash":"{after.hash}"'.encode() in tail:
+            logger.warning("Finishing the erasure of a rater that was interrupted: %s replaces %s.", again, path)
+            os.replace(again, path)
+        else:
+            again.unlink()
+        fsync_dir(path.parent)
 
 
 def _parse(path: Path, line: bytes, last: Position) -> Entry:

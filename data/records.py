@@ -13,6 +13,7 @@ from hitl.core.errors import ConfigError
 
 Side = Literal["a", "b"]
 RaterKind = Literal["human", "simulated"]
+Role = Literal["rater", "researcher", "admin"]
 Purpose = Literal["learn", "repeat", "gold"]
 InputDevice = Literal["keyboard", "mouse", "touch"]
 ScreenSize = Literal["small", "large"]
@@ -20,6 +21,9 @@ ShownAs = Literal["original", "display"]
 
 OVERALL = "overall"
 """The axis that the reward model learns from."""
+
+ROLES: tuple[Role, ...] = ("rater", "researcher", "admin")
+"""Each may do what those before it may: rate; see the board; say who else may."""
 
 FINISHED = "finished"
 """The round state that closes a round; every other state is free text of the round loop."""
@@ -108,6 +112,47 @@ class Rater:
     name: str
     kind: RaterKind
     created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """How a rater may come in, and what they may do then. A rater who only gave a name has the defaults."""
+
+    rater_id: str
+    role: Role = "rater"
+    is_disabled: bool = False
+    password_hash: str | None = None
+    """None when there never was one, empty when it was erased."""
+    sessions: int = 0
+    """Raised to end all sessions at once: a session that was opened under another number is none."""
+
+    def may(self, role: Role) -> bool:
+        return not self.is_disabled and ROLES.index(self.role) >= ROLES.index(role)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invite:
+    """Lets one person in, once. Who has the token has the right; the store keeps its hash alone."""
+
+    invite_id: str
+    token_hash: str
+    """sha256 of the token, in hex. The token is random, so that no slower hash is needed."""
+    role: Role
+    rater_id: str | None
+    """Whom it lets in; None for whoever comes with it and gives a name."""
+    created_at: datetime
+    expires_at: datetime
+    used_at: datetime | None = None
+    used_by: str | None = None
+    """The rater's id."""
+    revoked_at: datetime | None = None
+
+    def state(self, now: datetime) -> Literal["open", "used", "revoked", "expired"]:
+        if self.used_at is not None:
+            return "used"
+        if self.revoked_at is not None:
+            return "revoked"
+        return "open" if now < self.expires_at else "expired"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

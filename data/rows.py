@@ -5,7 +5,20 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from data.records import Comparison, GoldAnswer, Image, Metric, Prompt, Rater, Rating, Repeat, Round, Task
+from data.records import (
+    Account,
+    Comparison,
+    GoldAnswer,
+    Image,
+    Invite,
+    Metric,
+    Prompt,
+    Rater,
+    Rating,
+    Repeat,
+    Round,
+    Task,
+)
 
 Row = Sequence[Any]
 
@@ -16,6 +29,8 @@ TASK = (
     " tasks.propensity, tasks.purpose, tasks.repeats, tasks.worse"
 )
 RATER = "rater_id, name, kind, created_at"
+ACCOUNT = "rater_id, role, is_disabled, password_hash, sessions"
+INVITE = "invite_id, token_hash, role, rater_id, created_at, expires_at, used_at, used_by, revoked_at"
 RATING = (
     "ratings.rating_id, ratings.task_id, ratings.rater_id, ratings.kind, ratings.payload, ratings.image_ids,"
     " ratings.dwell_ms, ratings.client_time, ratings.server_time, ratings.app_version, ratings.voids,"
@@ -63,6 +78,24 @@ def task(row: Row) -> Task:
 
 def rater(row: Row) -> Rater:
     return Rater(rater_id=row[0], name=row[1], kind=row[2], created_at=_utc(row[3]))
+
+
+def account(row: Row) -> Account:
+    return Account(rater_id=row[0], role=row[1], is_disabled=row[2], password_hash=row[3], sessions=row[4])
+
+
+def invite(row: Row) -> Invite:
+    return Invite(
+        invite_id=row[0],
+        token_hash=row[1],
+        role=row[2],
+        rater_id=row[3],
+        created_at=_utc(row[4]),
+        expires_at=_utc(row[5]),
+        used_at=_utc(row[6]) if row[6] else None,
+        used_by=row[7],
+        revoked_at=_utc(row[8]) if row[8] else None,
+    )
 
 
 def rating(row: Row) -> Rating:

@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,15 @@ from typing import Any
 from data import events, rows, snapshot, validation
 from data.assignment import Answer, Leases, RoundQueue
 from data.database import Database, write_ahead_log
+from data.erasure import Erasure, Fate
 from data.journal import Journal, Position, canonical_json
 from data.lock import StoreLock
 from data.records import (
+    Account,
     Comparison,
     GoldAnswer,
     Image,
+    Invite,
     Metric,
     Offer,
     Progress,
@@ -61,6 +64,8 @@ class Store:
         # Facts that never change once they are there, so that a rating asks the database as little as possible.
         self._tasks: dict[str, Task] = {}
         self._raters: dict[str, Rater] = {}
+        self._accounts: dict[str, Account] = {}
+        self._has_accounts = False
         self._texts: dict[str, str] = {}
         self._leases = Leases()
         self._queue: RoundQueue | None = None
@@ -281,8 +286,7 @@ class Store:
         with self._writing():
             if self.rater(rater.rater_id) is not None:
                 return False
-            if self.rater_by_name(rater.name) is not None:
-                raise ConfigError(f"There is a rater called {rater.name!r} already.", hint="Choose another name.")
+            self._require_free(rater.name)
             self._record("rater_added", {**asdict(rater), "created_at": validation.iso(rater.created_at)})
         return True
 
@@ -303,6 +307,130 @@ class Store:
     def _raters_where(self, where: str = "", values: Sequence[object] = ()) -> list[Rater]:
         query = f"SELECT {rows.RATER} FROM raters {where} ORDER BY created_at, name"
         return [rows.rater(row) for row in self._rows(query, values)]
+
+    # -- who may do what ------------------------------------------------------------------------------------------
+
+    def account(self, rater_id: str) -> Account:
+        """What this rater may do; of one who never got an account, or is not there, what everybody may."""
+        known = self._accounts.get(rater_id)
+        if known is None:
+            found = self._rows(f"SELECT {rows.ACCOUNT} FROM accounts WHERE rater_id = ?", [rater_id])
+            # Never over what a writer has put there meanwhile: a rater who was just disabled stays so.
+            known = self._accounts.setdefault(rater_id, rows.account(found[0]) if found else Account(rater_id=rater_id))
+        return known
+
+    def has_accounts(self) -> bool:
+        """Whether anybody ever got a password or an invite. Never false again once it was true: no door reopens."""
+        if not self._has_accounts:
+            query = "SELECT EXISTS (FROM invites) OR EXISTS (FROM accounts WHERE password_hash IS NOT NULL)"
+            self._has_accounts = self._rows(query)[0][0]
+        return self._has_accounts
+
+    def set_account(self, account: Account) -> None:
+        """Replace what this rater may do.
+
+        Raises:
+            ConfigError: there is no such rater.
+        """
+        with self._writing():
+            self._require_rater(account.rater_id)
+            if account != self.account(account.rater_id):
+                self._record("account_set", asdict(account))
+                self._accounts[account.rater_id] = account
+
+    def add_invite(self, invite: Invite) -> None:
+        """Keep an invite.
+
+        Raises:
+            ConfigError: it is for a rater who is not there.
+        """
+        with self._writing():
+            if invite.rater_id is not None:
+                self._require_rater(invite.rater_id)
+            times = {"created_at": validation.iso(invite.created_at), "expires_at": validation.iso(invite.expires_at)}
+            self._record("invite_added", {**asdict(invite), **times})
+
+    def invite(self, token_hash: str) -> Invite | None:
+        found = self._rows(f"SELECT {rows.INVITE} FROM invites WHERE token_hash = ?", [token_hash])
+        return rows.invite(found[0]) if found else None
+
+    def invites(self) -> list[Invite]:
+        """Invites in order of arrival, whatever became of them."""
+        return [rows.invite(row) for row in self._rows(f"SELECT {rows.INVITE} FROM invites ORDER BY position")]
+
+    def use_invite(self, token_hash: str, rater: Rater, account: Account) -> bool:
+        """Let a rater in, once, new or known; False when the invite is not open (any more).
+
+        Raises:
+            ConfigError: the name is empty or somebody else's.
+        """
+        validation.check_rater(rater)
+        now = datetime.now(UTC)
+        with self._writing():
+            invite = self.invite(token_hash)
+            if invite is None or invite.state(now) != "open" or invite.rater_id not in (None, rater.rater_id):
+                return False
+            new = None
+            if self.rater(rater.rater_id) is None:
+                self._require_free(rater.name)
+                new = {**asdict(rater), "created_at": validation.iso(rater.created_at)}
+            used = {"invite_id": invite.invite_id, "used_at": now.isoformat(), "rater": new, "account": asdict(account)}
+            self._record("invite_used", used)
+            self._accounts[rater.rater_id] = account
+        return True
+
+    def revoke_invite(self, invite_id: str) -> bool:
+        """End an invite; False when it was not open."""
+        now = datetime.now(UTC)
+        with self._writing():
+            found = next((invite for invite in self.invites() if invite.invite_id == invite_id), None)
+            if found is None or found.state(now) != "open":
+                return False
+            self._record("invite_revoked", {"invite_id": invite_id, "revoked_at": now.isoformat()})
+        return True
+
+    def erase_rater(self, rater_id: str, *, ratings: Fate = "keep") -> Rater:
+        """Forget who a rater is (`data.erasure` says how); return who stands in their place.
+
+        Raises:
+            ConfigError: there is no such rater.
+        """
+        with self._writing():
+            assert self._journal is not None
+            old = self._require_rater(rater_id)
+            erasure = Erasure(rater_id=rater_id)
+            event = erasure.event(ratings=ratings, before=self._journal.end.hash)
+            end = self._journal.write_again(erasure.forget, "rater_erased", event, datetime.now(UTC))
+            with self._database.transaction() as writer:
+                erasure.apply(writer)
+                events.apply(writer, [events.Event(seq=end.seq, name="rater_erased", data=event)])
+                writer.execute("UPDATE store_state SET has_erased = TRUE")
+                _set_position(writer, end)
+            try:
+                self._journal.adopt(end)
+            except BaseException:
+                # The store is ahead of the log that is open. Nothing may be added to it; the next start settles it.
+                self._journal.close()
+                self._journal = None
+                raise
+            self._seen = end
+            self._database.checkpoint()
+            self._raters.pop(rater_id, None)
+            self._accounts[rater_id] = Account(rater_id=rater_id, is_disabled=True)
+            with self._queue_lock:
+                self._queue = None
+                self._leases.drop_all(rater_id)
+            return replace(old, rater_id=erasure.new_id, name=erasure.new_name)
+
+    def _require_rater(self, rater_id: str) -> Rater:
+        rater = self.rater(rater_id)
+        if rater is None:
+            raise ConfigError(f"There is no rater {rater_id!r}.", hint="`hitl raters list` names them all.")
+        return rater
+
+    def _require_free(self, name: str) -> None:
+        if self.rater_by_name(name) is not None:
+            raise ConfigError(f"There is a rater called {name!r} already.", hint="Choose another name.")
 
     # -- who rates what -------------------------------------------------------------------------------------------
 
