@@ -1,7 +1,6 @@
 """The hub's web server: the rating API, the image route, the Gradio pages, and who may use which of them."""
 
 import asyncio
-import hmac
 import ipaddress
 import logging
 import os
@@ -10,23 +9,27 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import uvicorn
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
+from fastapi.responses import FileResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from apps.session import RatingDesk, Receipt, Refused, Submission, Withdrawal, check_same_rater
+from apps.account_routes import add_administration, add_entrance
+from apps.accounts import Accounts
+from apps.answers import error_response
+from apps.door import RESEARCHER_ONLY, Doorkeeper, PageGate, log_refusal
+from apps.proxy import ProxyGate, local_path
+from apps.session import RatingDesk, Receipt, Refused, Submission, Withdrawal
 from data.records import Rater
 from data.store import Store
 from data.workspace import Workspace
@@ -38,13 +41,9 @@ logger = logging.getLogger(__name__)
 
 _LARGEST_BODY = 64 * 1024
 _SESSION_DAYS = 30
+_MISUSE = (401, 403, 429)
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _OWN_NAMES = ("127.0.0.1", "localhost", "[::1]")
-
-_PAGE_HEADER = "x-hitl-page"
-"""`WORKSPACE.RATER`: whom a page was opened for. A second tab, or another hub on this port, may have changed that."""
-
-_RESEARCHER_ONLY = ("This page is for the researcher.", "Open the link to the board that hitl printed.")
 
 _GRADIO_NEEDS = ("/gradio_api/heartbeat/", "/gradio_api/startup-events", "/gradio_api/theme.css")
 """All that the rating page asks of Gradio's own API. It has no Gradio events, so the rest (upload, run, …) is shut."""
@@ -63,7 +62,7 @@ _HEADERS = (
 
 
 class HostGate:
-    """Refuses every request for another host than this machine.
+    """Refuses every request for another host than this machine, or the name that a proxy gives it.
 
     A site can let its own name point to 127.0.0.1 once its page is open; to the browser this app is then that site's.
     """
@@ -81,12 +80,13 @@ class HostGate:
         if re.sub(r":\d*$", "", host).lower() in self.names:
             await self.app(scope, receive, send)
             return
-        logger.warning("Refused %s %s for the host %r.", request.method, request.url.path, host)
-        refuse = _error_response(
+        log_refusal(request, f"it asks for the host {host[:80]!r}.")
+        refuse = error_response(
             request,
             403,
-            f"The rating app answers to 127.0.0.1 and localhost here, not to {host[:80] or 'no name at all'}.",
-            "Open the link that hitl printed; for raters on other machines set server.host.",
+            f"The rating app answers to {', '.join(sorted(self.names))} here, not to {host[:80] or 'no name at all'}.",
+            "Open the link that hitl printed; behind a proxy set server.public_url, for raters on other machines"
+            " server.host.",
         )
         await refuse(scope, receive, _with_headers(send))
 
@@ -107,33 +107,42 @@ class Gatekeeper:
         request = Request(scope)
         refusal = _refusal(request)
         if refusal is None:
-            await self.app(scope, receive, _with_headers(send))
+            await self.app(scope, receive, _with_headers(send, is_secure=scope["scheme"] == "https"))
             return
-        logger.warning("Refused %s %s: %s", request.method, request.url.path, refusal.message)
-        refuse = _error_response(request, refusal.status, refusal.message, refusal.hint)
+        log_refusal(request, refusal.message)
+        refuse = error_response(request, refusal.status, refusal.message, refusal.hint)
         await refuse(scope, receive, _with_headers(send))
 
 
-def _with_headers(send: Send) -> Send:
+def _with_headers(send: Send, *, is_secure: bool = False) -> Send:
+    """Adds our headers; where the browser speaks https, its cookies are never to travel otherwise."""
+
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
-            sent = {name.lower() for name, _ in message["headers"]}
-            message["headers"] = [*message["headers"], *(pair for pair in _HEADERS if pair[0] not in sent)]
+            headers = [_secured(*pair) for pair in message["headers"]] if is_secure else message["headers"]
+            sent = {name.lower() for name, _ in headers}
+            message["headers"] = [*headers, *(pair for pair in _HEADERS if pair[0] not in sent)]
         await send(message)
 
     return send_with_headers
 
 
+def _secured(name: bytes, value: bytes) -> tuple[bytes, bytes]:
+    is_bare_cookie = name.lower() == b"set-cookie" and b"; secure" not in value.lower()
+    return name, value + b"; secure" if is_bare_cookie else value
+
+
 def _refusal(request: Request) -> Refused | None:
-    path = request.url.path
+    path = local_path(request.scope)
     if path.startswith("/gradio_api") and not path.startswith(_GRADIO_NEEDS):
         return Refused("There is nothing here.", hint="Go to the first page.", status=404)
     if request.method in _SAFE_METHODS:
         return None
-    origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+    if _is_from_elsewhere(request):
         return Refused(
-            "This came from a page of another site.", hint="Open the link of the rating app itself.", status=403
+            "This came from a page of another site.",
+            hint="Open the link of the rating app itself; behind a proxy set server.proxies.",
+            status=403,
         )
     length = request.headers.get("content-length", "")
     if not length.isdecimal():
@@ -143,12 +152,15 @@ def _refusal(request: Request) -> Refused | None:
     return None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Joining:
-    """A rater introduces themselves."""
-
-    name: str
-    kind: str = "human"
+def _is_from_elsewhere(request: Request) -> bool:
+    """By what the browser says of the page that asks. Programs say nothing; they hold no session to be misused."""
+    origin = request.headers.get("origin")
+    if (
+        origin is not None
+        and origin.lower() != f"{request.scope['scheme']}://{request.headers.get('host', '')}".lower()
+    ):
+        return True
+    return request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,68 +170,30 @@ class Release:
     task_ids: list[str]
 
 
-@dataclass(frozen=True, slots=True)
-class Doorkeeper:
-    """Who is asking. Raters are known by their signed session, programs of this project by the token in hub.json."""
-
-    store: Store
-    token: str
-    workspace_id: str
-
-    def rater(self, request: Request) -> Rater:
-        rater_id = request.session.get("rater")
-        known = self.store.rater(rater_id) if isinstance(rater_id, str) else None
-        if known is None:
-            raise Refused("Please say who you are first.", hint="Open the first page and give a name.", status=401)
-        page = request.headers.get(_PAGE_HEADER)
-        if page is not None:
-            workspace_id, _, believed = page.partition(".")
-            if workspace_id != self.workspace_id:
-                raise Refused("This page was opened for another workspace.", hint="Reload the page.", status=409)
-            check_same_rater(known.rater_id, believed)
-        return known
-
-    def describe(self, rater: Rater) -> dict[str, str]:
-        """A rater for their page, which keeps what is not sent yet under these two ids."""
-        return {"rater_id": rater.rater_id, "name": rater.name, "workspace_id": self.workspace_id}
-
-    def is_researcher(self, request: Request) -> bool:
-        return request.session.get("researcher") is True
-
-    def has_token(self, request: Request) -> bool:
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        return scheme.lower() == "bearer" and self.is_token(given)
-
-    def is_token(self, given: str) -> bool:
-        return hmac.compare_digest(given.encode(), self.token.encode())
-
-
-class BoardGate:
-    """Lets only the researcher under /board/. Runs inside the session's middleware, so that it knows the session."""
-
-    def __init__(self, app: ASGIApp, *, door: Doorkeeper) -> None:
-        self.app = app
-        self.door = door
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = self.app
-        if scope["type"] == "http" and scope["path"].startswith("/board/"):
-            request = Request(scope)
-            if not self.door.is_researcher(request):
-                app = _error_response(request, 403, *_RESEARCHER_ONLY)
-        await app(scope, receive, send)
-
-
 def build_server(
-    store: Store, workspace: Workspace, live: Live, *, rate: RateConfig, token: str, secret: str
+    store: Store,
+    workspace: Workspace,
+    live: Live,
+    *,
+    token: str,
+    secret: str,
+    rate: RateConfig,
+    open_join: bool = True,
+    root_path: str = "",
 ) -> FastAPI:
-    """The whole app over an open store. Nothing is global: two servers in one process do not know of each other."""
+    """The whole app over an open store. Nothing is global: two servers in one process do not know of each other.
+
+    With `open_join` a name is enough to come in until somebody has an account; say no where other machines can ask.
+    """
     app = FastAPI(title="hitl", docs_url=None, redoc_url=None, openapi_url=None)
     desk = RatingDesk(store, live, rate)
     # From the secret, because it is the workspace's own and outlasts a restart. So short a hash gives nothing away.
     workspace_id = sha256(secret.encode()).hexdigest()[:8]
-    door = Doorkeeper(store, token, workspace_id)
+    accounts = Accounts(store, open_join=open_join)
+    door = Doorkeeper(store, accounts, token, workspace_id)
     _answer_errors_in_words(app)
+    add_entrance(app, desk, accounts, door)
+    add_administration(app, accounts, door)
     _add_rating_routes(app, desk, door)
     _add_image_route(app, workspace, door)
     _add_hub_routes(app, desk, door)
@@ -227,13 +201,13 @@ def build_server(
     # of its own, because the caller's may have one running already.
     with ThreadPoolExecutor(max_workers=1) as builder:
         builder.submit(lambda: asyncio.run(_mount_pages(app, desk, door))).result()
-    app.add_middleware(BoardGate, door=door)
+    app.add_middleware(PageGate, door=door)
     app.add_middleware(
         SessionMiddleware,
         secret_key=secret,
-        # Cookies do not know ports: two hubs on one host need cookies of different names.
-        session_cookie=f"hitl_{workspace_id}",
+        session_cookie=door.cookie,
         max_age=_SESSION_DAYS * 24 * 3600,
+        path=root_path or "/",
         same_site="lax",
     )
     app.add_middleware(Gatekeeper)
@@ -242,22 +216,11 @@ def build_server(
 
 def _add_rating_routes(app: FastAPI, desk: RatingDesk, door: Doorkeeper) -> None:
     # Plain functions, not coroutines: FastAPI runs them in threads, so one fsync never holds up the others.
-    known = Depends(door.rater)
-
-    @app.post("/api/join")
-    def join(request: Request, joining: Joining) -> dict[str, str]:
-        rater = desk.join(joining.name, joining.kind)
-        request.session["rater"] = rater.rater_id
-        return door.describe(rater)
+    known = Depends(door.rater_at_work)
 
     @app.get("/api/me")
     def me(rater: Rater = known) -> dict[str, str]:
         return door.describe(rater)
-
-    @app.post("/api/leave")
-    def leave(request: Request) -> dict[str, Any]:
-        request.session.pop("rater", None)
-        return {"left": True}
 
     @app.get("/api/tasks")
     def tasks(limit: int = 3, rater: Rater = known) -> dict[str, Any]:
@@ -342,7 +305,7 @@ async def _mount_pages(app: FastAPI, desk: RatingDesk, door: Doorkeeper) -> None
         if key is not None and door.is_token(key):
             request.session["researcher"] = True
         if not door.is_researcher(request):
-            message, hint = _RESEARCHER_ONLY
+            message, hint = RESEARCHER_ONLY
             raise Refused(message, hint=hint, status=403)
         return RedirectResponse("board/", status_code=303)
 
@@ -373,12 +336,16 @@ def _answer_errors_in_words(app: FastAPI) -> None:
     def expected(request: Request, error: HitlError) -> Response:
         if isinstance(error, Refused):
             status = error.status
+            if status in _MISUSE and (status != 401 or request.cookies):  # whoever comes first has no session yet
+                log_refusal(request, error.message)
         elif isinstance(error, ConfigError):
             status = 400
         else:  # the disk is full, the store is shut: the browser keeps the rating and tries again
             logger.error("%s %s failed: %s", request.method, request.url.path, error.message)
             status = 503
-        return _error_response(request, status, error.message, error.hint)
+        return error_response(
+            request, status, error.message, error.hint, wait_s=error.wait_s if isinstance(error, Refused) else None
+        )
 
     app.add_exception_handler(HTTPException, _in_plain_words)
 
@@ -386,23 +353,13 @@ def _answer_errors_in_words(app: FastAPI) -> None:
     def invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"][1:]) or "The request"
-        return _error_response(request, 422, f"{field}: {first['msg']}.", "Reload the page.")
+        return error_response(request, 422, f"{field}: {first['msg']}.", "Reload the page.")
 
 
 def _in_plain_words(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     known = {404: "There is nothing here.", 405: "That cannot be done here.", 401: "Please say who you are first."}
-    return _error_response(request, error.status_code, known.get(error.status_code, str(error.detail)), "")
-
-
-def _error_response(request: Request, status: int, message: str, hint: str) -> Response:
-    """JSON for programs; a page of one sentence for a person who typed an address."""
-    if "text/html" in request.headers.get("accept", "") and not request.url.path.startswith("/api/"):
-        page = (Path(__file__).parent / "static" / "message.html").read_text(encoding="utf-8")
-        for name, text in (("message", message), ("hint", hint)):
-            page = page.replace(f"<!-- {name} -->", text.replace("&", "&amp;").replace("<", "&lt;"))
-        return HTMLResponse(page, status_code=status)
-    return JSONResponse({"error": message, "hint": hint}, status_code=status)
+    return error_response(request, error.status_code, known.get(error.status_code, str(error.detail)), "")
 
 
 @dataclass(slots=True)
@@ -424,8 +381,18 @@ class RunningServer:
         self._socket.close()
 
 
-def serve(app: Callable[..., Any], host: str, port: int) -> RunningServer:
+def serve(
+    app: Callable[..., Any],
+    host: str,
+    port: int,
+    *,
+    names: Sequence[str] = (),
+    proxies: Sequence[str] = (),
+    root_path: str = "",
+) -> RunningServer:
     """Serve the app until `stop`; port 0 takes any that is free. On a loopback address, for this machine's names only.
+
+    `names` are further hosts that it goes by; `proxies` are the addresses whose `X-Forwarded-*` are believed.
 
     Raises:
         ConfigError: the address cannot be had, usually because another program listens there.
@@ -444,12 +411,14 @@ def serve(app: Callable[..., Any], host: str, port: int) -> RunningServer:
         ) from error
     shown = "127.0.0.1" if host in ("0.0.0.0", "") else host
     shown = f"[{shown}]" if ":" in shown else shown
-    if ipaddress.ip_address(listener.getsockname()[0]).is_loopback:
-        app = HostGate(app, names=(*_OWN_NAMES, shown))
+    if names or ipaddress.ip_address(listener.getsockname()[0]).is_loopback:
+        app = HostGate(app, names=(*_OWN_NAMES, shown, *names))
+    app = ProxyGate(app, proxies=proxies, root_path=root_path)
     config = uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
+        proxy_headers=False,  # uvicorn believes them from this machine; `ProxyGate` from whom we were told to
         server_header=False,
         timeout_graceful_shutdown=2,  # an open page holds a heartbeat stream that never ends by itself
         ws="none",

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, get_args
 
 from data import RATING_KINDS
-from data.records import OVERALL, InputDevice, Offer, Rater, Rating, ScreenSize, ShownAs
+from data.records import OVERALL, InputDevice, Offer, Rater, RaterKind, Rating, ScreenSize, ShownAs
 from data.store import Store
 from hitl.config import RateConfig
 from hitl.core.errors import HitlError
@@ -42,11 +42,12 @@ _LONGEST_DWELL_MS = 24 * 60 * 60 * 1000
 
 
 class Refused(HitlError):
-    """A request that cannot be granted; `status` is what HTTP calls the reason."""
+    """A request that cannot be granted; `status` is what HTTP calls the reason, `wait_s` when it can be tried again."""
 
-    def __init__(self, message: str, *, hint: str, status: int) -> None:
+    def __init__(self, message: str, *, hint: str, status: int, wait_s: int | None = None) -> None:
         super().__init__(message, hint=hint)
         self.status = status
+        self.wait_s = wait_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +100,11 @@ class RatingDesk:
     _joining: threading.Lock = field(default_factory=threading.Lock)
 
     def join(self, name: str, kind: str = "human") -> Rater:
-        """The rater of that name, made on first sight. A simulated rater cannot take a person's name."""
+        """The rater of that name, made on first sight. A simulated rater cannot take a person's name.
+
+        Raises:
+            Refused: the name is none, somebody else's, or of one whom the name alone does not let in.
+        """
         clean = clean_name(name)
         if kind not in ("human", "simulated"):
             raise Refused(f"There is no kind of rater called {kind!r}.", hint="Use human or simulated.", status=400)
@@ -110,10 +115,11 @@ class RatingDesk:
                     raise Refused(
                         f"The name {clean!r} belongs to a {known.kind} rater.", hint="Choose another name.", status=409
                     )
+                account = self.store.account(known.rater_id)
+                if account.is_disabled or account.may("researcher"):
+                    raise Refused("This name alone lets nobody in.", hint="Choose another name.", status=403)
                 return known
-            # From the name, not at random: a simulated run from the same seed then shows the same sides everywhere.
-            rater_id = uuid.uuid5(_RATERS, f"{kind}/{clean.casefold()}").hex
-            rater = Rater(rater_id=rater_id, name=clean, kind=kind, created_at=datetime.now(UTC))
+            rater = new_rater(clean, kind)
             self.store.add_rater(rater)
             return rater
 
@@ -212,6 +218,13 @@ class RatingDesk:
     def release(self, rater_id: str, task_ids: list[str]) -> None:
         """Give tasks back that the rater will not rate: their page was closed."""
         self.store.release(rater_id, task_ids)
+
+
+def new_rater(name: str, kind: RaterKind = "human") -> Rater:
+    """A rater of a name that is free. A person's id is random: in files of finished rounds it outlasts their name."""
+    # A simulated one's is made from the name: a run from the same seed then shows the same sides everywhere.
+    made = uuid.uuid4() if kind == "human" else uuid.uuid5(_RATERS, f"{kind}/{name.casefold()}")
+    return Rater(rater_id=made.hex, name=name, kind=kind, created_at=datetime.now(UTC))
 
 
 def clean_name(name: str) -> str:
