@@ -18,7 +18,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from apps.limits import BackOff, Clock, network_of, whole_seconds
 from apps.session import Refused, clean_name, new_rater
 from data.erasure import Fate
-from data.records import ROLES, Account, Invite, Rater, Role
+from data.records import ROLES, Account, Invite, Rater, Role, standing_ratings
 from data.store import Store
 from hitl.core.errors import ConfigError
 from hitl.core.registry import closest
@@ -197,7 +197,7 @@ class Accounts:
         rater = self._find(name) if name else None
         if rater is not None and self.store.account(rater.rater_id).is_disabled:
             raise ConfigError(
-                f"{rater.name!r} is disabled.", hint="First let them in again: `hitl raters disable NAME --undo`."
+                f"{rater.name!r} is disabled.", hint=f"First run: hitl raters disable {rater.name!r} --undo"
             )
         role = _check_role(role or (self.store.account(rater.rater_id).role if rater else "rater"))
         return {"invites": [self._new_invite(rater, role, days) for _ in range(count)]}
@@ -227,7 +227,7 @@ class Accounts:
 
     def overview(self) -> dict[str, Any]:
         """Everybody, and every invite, without anything that lets anybody in."""
-        counts = Counter(rating.rater_id for rating in self.store.ratings() if rating.payload)
+        counts = Counter(rating.rater_id for rating in standing_ratings(self.store.ratings()))
         raters = [{**self._describe(rater), "ratings": counts[rater.rater_id]} for rater in self.store.raters()]
         return {"raters": raters, "invites": [self._describe_invite(invite) for invite in self.store.invites()]}
 

@@ -135,7 +135,12 @@ class PageGate:
             if path.startswith("/board/") and not self.door.is_researcher(request):
                 log_refusal(request, RESEARCHER_ONLY[0])
                 app = error_response(request, 403, *RESEARCHER_ONLY)
-            elif path == "/" and not self.door.accounts.is_open and self.door.known(request) is None:
+            elif (
+                path == "/"
+                and scope["path"].endswith("/")
+                and not self.door.accounts.is_open
+                and self.door.known(request) is None
+            ):
                 app = RedirectResponse("join", status_code=303)
         await app(scope, receive, send)
 

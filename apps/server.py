@@ -190,7 +190,7 @@ def build_server(
     # From the secret, because it is the workspace's own and outlasts a restart. So short a hash gives nothing away.
     workspace_id = sha256(secret.encode()).hexdigest()[:8]
     accounts = Accounts(store, open_join=open_join)
-    door = Doorkeeper(store, accounts, token, workspace_id)
+    app.state.door = door = Doorkeeper(store, accounts, token, workspace_id)
     _answer_errors_in_words(app)
     add_entrance(app, desk, accounts, door)
     add_administration(app, accounts, door)

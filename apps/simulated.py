@@ -201,6 +201,8 @@ class _Seat:
 
     rater: SimulatedRater
     url: str
+    token: str = ""
+    """Of the hub: where people have accounts, a name alone lets no program in either."""
     client: httpx.Client = field(init=False)
     has_joined: bool = False
 
@@ -275,7 +277,8 @@ class _Seat:
         return response
 
     def _join(self) -> None:
-        reply = self.client.post("/api/join", json={"name": self.rater.name, "kind": "simulated"})
+        key = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        reply = self.client.post("/api/join", json={"name": self.rater.name, "kind": "simulated"}, headers=key)
         if reply.is_client_error:
             raise ConfigError(
                 f"The simulated rater {self.rater.name!r} was not let in: {reply.json()['error']}",
@@ -286,7 +289,9 @@ class _Seat:
         self.has_joined = True
 
 
-def run(url: str, raters: Sequence[SimulatedRater], stop: threading.Event, *, poll_s: float = 1.0) -> None:
+def run(
+    url: str, raters: Sequence[SimulatedRater], stop: threading.Event, *, poll_s: float = 1.0, token: str = ""
+) -> None:
     """Rate whatever the server at `url` offers, until all rounds are done or `stop` is set.
 
     The raters take turns in this one thread: rating number i of a round, repeats and gold counted, is rater i mod k's,
@@ -296,7 +301,7 @@ def run(url: str, raters: Sequence[SimulatedRater], stop: threading.Event, *, po
     Raises:
         ConfigError: the server does not let a rater in, or does not take its ratings.
     """
-    seats = [_Seat(rater, url) for rater in raters]
+    seats = [_Seat(rater, url, token) for rater in raters]
     judgements: dict[tuple[str, str], Judgement] = {}
     turn, idle, knows_turn = 0, 0, False
     try:

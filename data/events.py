@@ -337,6 +337,10 @@ def _raters_erased(connection: Connection, batch: Sequence[Event]) -> None:
         known = connection.execute("SELECT password_hash FROM accounts WHERE rater_id = ?", [rater_id]).fetchall()
         shut = {"rater_id": rater_id, "role": "rater", "is_disabled": True, "sessions": 0}
         _write_accounts(connection, [{**shut, "password_hash": known[0][0] if known else None}])
+        connection.execute(
+            "UPDATE invites SET revoked_at = ? WHERE rater_id = ? AND used_at IS NULL AND revoked_at IS NULL",
+            [_time(event.data["erased_at"]), rater_id],
+        )
         if event.data["ratings"] == "void":
             # Whatever other columns a rating has are copied, so that this need not know them.
             connection.execute(

@@ -124,6 +124,79 @@ def rewards(as_json: JsonOption = False) -> None:
     _run("rewards", as_json=as_json)
 
 
+raters = typer.Typer(no_args_is_help=True, help="Say who may rate, see the board, and let others in.")
+app.add_typer(raters, name="raters")
+
+RaterArgument = Annotated[str, typer.Argument(metavar="NAME", help="The rater's name, or their id.")]
+DaysOption = Annotated[float, typer.Option("--days", help="For how long an invite is open.")]
+_ROLE_HELP = "rater, researcher (sees the board too) or admin (lets others in too)."
+
+
+@raters.command("add")
+def raters_add(
+    name: Annotated[str, typer.Argument(help="A name that nobody has yet.")],
+    role: Annotated[str, typer.Option("--role", help=_ROLE_HELP)] = "rater",
+    password: Annotated[
+        bool, typer.Option("--password", help="Ask for a password now, instead of printing an invite.")
+    ] = False,
+    days: DaysOption = 7,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Add a rater: print an invite for them, or set their password. From then on a name alone lets nobody in."""
+    asked = {"name": name, "role": role, "days": days}
+    _run("raters", action="add", asked=asked, ask_password=password, workspace=workspace, as_json=as_json)
+
+
+@raters.command("list")
+def raters_list(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """List raters and invites."""
+    _run("raters", action="overview", asked={}, workspace=workspace, as_json=as_json)
+
+
+@raters.command("invite")
+def raters_invite(
+    name: Annotated[str | None, typer.Argument(help="A rater who is there. Default: whoever gets the link.")] = None,
+    role: Annotated[str | None, typer.Option("--role", help=f"{_ROLE_HELP} Default: the one they have.")] = None,
+    days: DaysOption = 7,
+    count: Annotated[int, typer.Option("--count", help="So many links, each for one person.")] = 1,
+    revoke: Annotated[str, typer.Option("--revoke", metavar="ID", help="End the open invite of this id.")] = "",
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print links that each let one person in, once; with a name, also to choose a new password or take a new role."""
+    asked = {"invite_id": revoke} if revoke else {"name": name, "role": role, "days": days, "count": count}
+    action = "revoke" if revoke else "invite"
+    _run("raters", action=action, asked=asked, workspace=workspace, as_json=as_json)
+
+
+@raters.command("disable")
+def raters_disable(
+    name: RaterArgument,
+    undo: Annotated[bool, typer.Option("--undo", help="Let them in again.")] = False,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Shut a rater out at once. What they rated stays."""
+    asked = {"name": name, "undo": undo}
+    _run("raters", action="disable", asked=asked, workspace=workspace, as_json=as_json)
+
+
+@raters.command("erase")
+def raters_erase(
+    name: RaterArgument,
+    ratings: Annotated[
+        str, typer.Option("--ratings", help="keep them under a pseudonym, or void them: they no longer count.")
+    ] = "keep",
+    yes: Annotated[bool, typer.Option("--yes", help="Do it without asking. It cannot be undone.")] = False,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Forget who a rater is: name, password, notes and sessions."""
+    asked = {"name": name, "ratings": ratings}
+    _run("raters", action="erase", asked=asked, sure=yes, workspace=workspace, as_json=as_json)
+
+
 @app.command()
 def pretrain(
     out: Annotated[

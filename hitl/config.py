@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import hashlib
 import inspect
+import ipaddress
 import json
 import math
 import re
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, get_type_hints
+from urllib.parse import urlsplit
 
 import tomli_w
 from pydantic import TypeAdapter, ValidationError
@@ -232,6 +234,26 @@ class ServerConfig:
     """Address to listen on. Other machines can reach the app only when this is changed."""
     port: int = 7860
     """Port of the app; 0 takes any free one."""
+    open_join: bool = True
+    """On this machine alone, and while nobody has an account: whoever gives a name may rate. Elsewhere it takes a
+    password or an invite (`hitl raters`), whatever this says."""
+    proxies: tuple[str, ...] = ()
+    """Addresses or networks of the reverse proxies before the app, such as ["127.0.0.1"]. Only theirs are the
+    X-Forwarded-For, -Proto and -Host that are believed."""
+    public_url: str = ""
+    """Where people reach the app when a proxy stands before it, such as https://lab.example/rate."""
+    root_path: str = ""
+    """The path of public_url, such as /rate, when there is one."""
+
+    def __post_init__(self) -> None:
+        for proxy in self.proxies:
+            _check_network(proxy)
+        _check_public_url(self.public_url, self.root_path)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether people on other machines cannot reach the app, as far as these settings tell."""
+        return _is_loopback(self.host) and not self.proxies and not self.public_url
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -356,6 +378,42 @@ def _between(least: float, most: float, section: str, settings: Any, *names: str
                 f"{section}.{name} is {getattr(settings, name)}, but must be {least:g} to {most:g}.",
                 hint=f"Mend it in hitl.toml, or with --set {section}.{name}=VALUE.",
             )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _check_network(proxy: str) -> None:
+    try:
+        ipaddress.ip_network(proxy)
+    except ValueError as error:
+        raise ConfigError(
+            f"server.proxies has {proxy!r}: {error}.", hint='Use addresses or networks: ["127.0.0.1", "10.0.0.0/24"].'
+        ) from error
+
+
+def _check_public_url(url: str, root_path: str) -> None:
+    if root_path and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", root_path):
+        raise ConfigError(
+            f"server.root_path is {root_path!r}.", hint="Use a path such as /rate, without a / at its end."
+        )
+    try:
+        parts = urlsplit(url)
+        is_address = not url or (parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0)
+    except ValueError:
+        is_address, parts = False, urlsplit("")
+    if not is_address or parts.query or parts.fragment or "@" in parts.netloc:
+        raise ConfigError(f"server.public_url is {url!r}.", hint="Use an address such as https://lab.example/rate.")
+    path = parts.path.rstrip("/")
+    if url and path != root_path:
+        raise ConfigError(
+            f"server.public_url has the path {path or '/'!r}, but server.root_path is {root_path!r}.",
+            hint=f"Set server.root_path to {path!r}.",
+        )
 
 
 def _require_known_rewards(config: RunConfig) -> None:

@@ -7,13 +7,16 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
+
+from fastapi import FastAPI
 
 from apps.server import RunningServer, build_server, serve
 from data.store import Store
 from data.workspace import Workspace, write_atomically
 from hitl.commands.init import make_workspace
-from hitl.config import load_config
-from hitl.core.errors import WorkspaceError
+from hitl.config import ServerConfig, load_config
+from hitl.core.errors import ConfigError, WorkspaceError
 from hitl.rounds import Hub
 
 
@@ -22,6 +25,8 @@ class Served:
     hub: Hub
     server: RunningServer
     token: str
+    public_url: str
+    """Where people reach the app: through the proxy, where there is one."""
 
 
 @contextlib.contextmanager
@@ -34,12 +39,23 @@ def running_hub(workspace: Path | None, settings: list[str], *, create: bool) ->
     with Store.open(folder, create=create) as store:
         hub = Hub(workspace=folder, store=store, config=config, settings=settings)
         token = secrets.token_urlsafe(24)
-        app = build_server(store, folder, hub.live, rate=config.rate, token=token, secret=_session_secret(folder))
-        server = serve(app, config.server.host, config.server.port)
-        announcement = {"pid": os.getpid(), "url": server.url, "token": token}
+        _require_accounts(store, config.server, folder)
+        app = build_server(
+            store,
+            folder,
+            hub.live,
+            token=token,
+            secret=_session_secret(folder),
+            rate=config.rate,
+            open_join=config.server.open_join and config.server.is_local,
+            root_path=config.server.root_path,
+        )
+        server = _serve(app, config.server)
+        public_url = config.server.public_url.rstrip("/") or f"{server.url}{config.server.root_path}"
+        announcement = {"pid": os.getpid(), "url": server.url, "token": token, "public_url": public_url}
         write_atomically(folder.hub_path, json.dumps(announcement).encode(), mode=0o600)
         try:
-            yield Served(hub, server, token)
+            yield Served(hub, server, token, public_url)
         finally:
             folder.hub_path.unlink(missing_ok=True)
             hub.worker.stop()
@@ -54,6 +70,28 @@ def _find(workspace: Path | None, create: bool) -> Workspace:
         if not create:
             raise
         return Workspace.find(Path("workspace"))
+
+
+def _require_accounts(store: Store, server: ServerConfig, folder: Workspace) -> None:
+    """Raise a ConfigError where other machines could ask and nobody would have to say who they are."""
+    if not server.is_local and not store.has_accounts():
+        where = server.public_url or server.host
+        raise ConfigError(
+            f"Other machines could reach the rating app at {where}, but nobody has an account yet.",
+            hint=f"Make one first: hitl raters add NAME --role admin -w {folder.root}",
+        )
+
+
+def _serve(app: FastAPI, server: ServerConfig) -> RunningServer:
+    public_host = urlsplit(server.public_url).hostname
+    return serve(
+        app,
+        server.host,
+        server.port,
+        names=[public_host] if public_host else [],
+        proxies=server.proxies,
+        root_path=server.root_path,
+    )
 
 
 def _session_secret(folder: Workspace) -> str:

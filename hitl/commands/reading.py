@@ -12,7 +12,7 @@ import httpx
 from data.lock import holder
 from data.store import Store
 from data.workspace import Workspace
-from hitl.core.errors import StoreError
+from hitl.core.errors import ConfigError, StoreError
 
 
 @contextlib.contextmanager
@@ -34,24 +34,29 @@ def open_for_reading(workspace: Workspace) -> Iterator[Store]:
         shutil.rmtree(path.parent, ignore_errors=True)
 
 
-def ask_hub(workspace: Workspace, method: str, path: str) -> dict[str, Any]:
+def ask_hub(workspace: Workspace, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
     """One call of the running hub's API.
 
     Raises:
+        ConfigError: it refused what was asked, in its own words.
         StoreError: there is a holder of the store that does not answer.
     """
     held_by = holder(workspace.lock_path)
     try:
         hub = json.loads(workspace.hub_path.read_text())
-        body = {} if method == "POST" else None
+        body = (body or {}) if method == "POST" else None
         headers = {"Authorization": f"Bearer {hub['token']}"}
         # The hub is on this machine: the environment's proxy must not see the token.
         answer = httpx.request(method, hub["url"] + path, headers=headers, json=body, timeout=30, trust_env=False)
-        answer.raise_for_status()
-        return answer.json()
+        told = answer.json()
+        refusal = ConfigError(told["error"], hint=told["hint"]) if answer.is_client_error else None
+        if refusal is None:
+            answer.raise_for_status()
+            return told
     except (OSError, ValueError, KeyError, httpx.HTTPError) as error:
         who = f"process {held_by.pid} ({held_by.command})" if held_by else "another process"
         raise StoreError(
             f"The store is held by {who}, and it does not answer: {error}.",
             hint="Wait until it has started, or stop it and try again.",
         ) from error
+    raise refusal

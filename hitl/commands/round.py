@@ -100,14 +100,14 @@ def _run_with_raters(served: Served, count: int, simulated: int) -> list[int]:
 
         def rate_all() -> None:
             try:
-                rate(served.server.url, raters, stop)
+                rate(served.server.url, raters, stop, token=served.token)
             except Exception as error:
                 hub.failure = error
 
         helpers.append(threading.Thread(target=rate_all, daemon=True))
     else:
         print(
-            f"Rate at {served.server.url}  (researcher's page: {served.server.url}/board?key={served.token})",
+            f"Rate at {served.public_url}  (researcher's page: {served.public_url}/board?key={served.token})",
             file=sys.stderr,
         )
         if sys.stdin.isatty():
@@ -116,7 +116,7 @@ def _run_with_raters(served: Served, count: int, simulated: int) -> list[int]:
     for helper in helpers:
         helper.start()
     try:
-        with Display(hub.live, served.server.url):
+        with Display(hub.live, served.public_url):
             return run_rounds(hub, count)
     finally:
         stop.set()

@@ -11,8 +11,8 @@ from hitl.commands.hub import running_hub
 def run(workspace: Path | None, settings: list[str]) -> None:
     with running_hub(workspace, settings, create=False) as served:
         served.hub.live.enter("rate", "Waiting for ratings")
-        print(f"Rate at {served.server.url}", file=sys.stderr)
-        print(f"Researcher's page: {served.server.url}/board?key={served.token}", file=sys.stderr)
+        print(f"Rate at {served.public_url}", file=sys.stderr)
+        print(f"Researcher's page: {served.public_url}/board?key={served.token}", file=sys.stderr)
         print("Stop with Ctrl-C.", file=sys.stderr)
         stop = threading.Event()
         for polite in (signal.SIGINT, signal.SIGTERM):
