@@ -117,7 +117,7 @@ class RatingDesk:
                     )
                 account = self.store.account(known.rater_id)
                 if account.is_disabled or account.may("researcher"):
-                    raise Refused("This name alone lets nobody in.", hint="Choose another name.", status=403)
+                    raise Refused("This name alone lets nobody in.", hint="Choose another name.", status=409)
                 return known
             rater = new_rater(clean, kind)
             self.store.add_rater(rater)

@@ -393,6 +393,7 @@ async function join(event) {
   let answer = null;
   try { answer = await call('api/join', { name: find('#hitl-name').value }); } catch (error) { answer = null; }
   if (answer && answer.status === 200) signIn(answer.body);
+  else if (answer && answer.status === 403) location.reload(); // people have accounts by now: the server shows where to sign in
   else problem.textContent = answer ? [answer.body.error, answer.body.hint].filter(Boolean).join(' ') : 'No connection. Please try again.';
 }
 

@@ -566,7 +566,7 @@ def test_a_name_is_enough_on_this_machine_until_somebody_has_an_account(tmp_path
                 assert anna.get("/join").headers["location"] == "./"
                 account = store.account(anna.get("/api/me").json()["rater_id"])
                 store.set_account(replace(account, role="researcher"))
-                assert anna.post("/api/join", json={"name": "Anna"}).status_code == 403  # a name is not enough for that
+                assert anna.post("/api/join", json={"name": "Anna"}).status_code == 409  # a name is not enough for that
                 Accounts(store).invite()
                 assert anna.get("/api/me").status_code == 200
                 assert anna.post("/api/join", json={"name": "Ben"}).status_code == 403
