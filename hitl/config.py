@@ -397,7 +397,7 @@ def _check_network(proxy: str) -> None:
 
 
 def _check_public_url(url: str, root_path: str) -> None:
-    if root_path and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", root_path):
+    if root_path and not re.fullmatch(r"(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+", root_path):
         raise ConfigError(
             f"server.root_path is {root_path!r}.", hint="Use a path such as /rate, without a / at its end."
         )

@@ -150,8 +150,8 @@ def test_the_app_works_under_the_proxys_path(outside: httpx.Client, caplog: pyte
         "/rate/board/gradio_api/queue/join", json=call, headers={**session, "Origin": own}, extensions=name
     )
     assert asked.status_code == 200, asked.text
-    news = {"params": {"session_hash": "abc"}, "headers": session, "extensions": name}
-    with outside.stream("GET", "/rate/board/gradio_api/queue/data", **news) as stream:
+    news = "/rate/board/gradio_api/queue/data?session_hash=abc"
+    with outside.stream("GET", news, headers=session, extensions=name) as stream:
         assert any("process_completed" in line for line in stream.iter_lines())
 
 

@@ -127,3 +127,43 @@ def test_the_hash_leaves_out_only_where_the_app_is_served():
     config = parse_config({})
     assert parse_config({"server": {"port": 1}}).sha256 == config.sha256
     assert parse_config({"draw": {"steps": 11}}).sha256 != config.sha256
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["server.proxies=['everybody']"], "server.proxies has 'everybody'"),
+        (["server.proxies=['*']"], "server.proxies has '*'"),
+        (["server.public_url=lab.example"], "server.public_url is 'lab.example'"),
+        (["server.public_url=https://a@lab.example"], "server.public_url is"),
+        (["server.public_url=https://lab.example/rate"], "has the path '/rate', but server.root_path is ''"),
+        (["server.root_path=rate"], "server.root_path is 'rate'"),
+        (["server.root_path=/rate/"], "server.root_path is '/rate/'"),
+        (["server.root_path=/.."], "server.root_path is '/..'"),
+    ],
+)
+def test_where_the_app_is_served_is_checked(tmp_path: Path, settings: list[str], said: str):
+    with pytest.raises(ConfigError) as refusal:
+        load_config(tmp_path / "hitl.toml", settings)
+    assert said in refusal.value.message
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_local"),
+    [
+        ([], True),
+        (["server.host=::1"], True),
+        (["server.host=localhost"], True),
+        (["server.host=127.8.8.8"], True),
+        (["server.host=0.0.0.0"], False),
+        (["server.host="], False),
+        (["server.host=lab-3"], False),
+        (["server.proxies=['127.0.0.1']"], False),
+        (["server.public_url=https://lab.example/"], False),
+        (["server.root_path=/a/rate-1", "server.public_url=https://lab.example/a/rate-1/"], False),
+    ],
+)
+def test_only_a_loopback_address_without_a_proxy_is_this_machine_alone(
+    tmp_path: Path, settings: list[str], is_local: bool
+):
+    assert load_config(tmp_path / "hitl.toml", settings).server.is_local is is_local

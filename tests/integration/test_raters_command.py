@@ -1,0 +1,179 @@
+"""`hitl raters` by its command line, in the store itself and through a running hub; and when the app is not served."""
+
+import io
+import json
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from apps.simulated import crew, run
+from data.store import Store
+from data.workspace import Workspace
+from hitl.cli import main
+from hitl.commands.hub import Served, running_hub
+from hitl.core.errors import ConfigError
+
+Hitl = Callable[..., tuple[int, str, str]]
+PASSWORD = "four words that rhyme"
+
+
+@pytest.fixture
+def hitl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Hitl:
+    """Runs a command in the workspace `mine`: exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HITL_WORKSPACE", str(tmp_path / "mine"))
+
+    def run(*words: object, typed: str = "") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["hitl", *map(str, words)])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+        with pytest.raises(SystemExit) as caught:
+            main()
+        captured = capsys.readouterr()
+        code = caught.value.code
+        return int(code) if isinstance(code, int | str) else 0, captured.out, captured.err
+
+    assert run("init")[0] == 0
+    return run
+
+
+@contextmanager
+def a_hub(*settings: str) -> Iterator[Served]:
+    with running_hub(None, ["server.port=0", *settings], create=False) as served:
+        yield served
+
+
+@pytest.fixture(params=["the store", "a hub"])
+def place(request: pytest.FixtureRequest, hitl: Hitl) -> Iterator[str]:
+    if request.param == "the store":
+        yield request.param
+        return
+    with a_hub():
+        yield request.param
+
+
+def listed(hitl: Hitl) -> dict[str, Any]:
+    code, out, _ = hitl("raters", "list", "--json")
+    assert code == 0
+    return json.loads(out)
+
+
+def test_a_rater_is_added_invited_disabled_and_erased(hitl: Hitl, place: str, tmp_path: Path):
+    code, out, err = hitl("raters", "add", "Anna")
+    assert (code, err) == (0, "")
+    assert "Added Anna (rater)." in out
+    assert "/join#" in out
+    assert hitl("raters", "add", "Boss", "--role", "admin", "--password", typed=f"{PASSWORD}\n")[0] == 0
+    code, out, _ = hitl("raters", "invite", "--count", 2, "--role", "researcher", "--json")
+    made = json.loads(out)["invites"]
+    assert [(invite["role"], invite["state"]) for invite in made] == [("researcher", "open")] * 2
+    assert "token" not in made[0]
+    found = listed(hitl)
+    assert [(rater["name"], rater["role"], rater["has_password"]) for rater in found["raters"]] == [
+        ("Anna", "rater", False),
+        ("Boss", "admin", True),
+    ]
+    assert len(found["invites"]) == 3
+    assert hitl("raters", "invite", "--revoke", made[0]["invite_id"])[0] == 0
+    assert [invite["state"] for invite in listed(hitl)["invites"]] == ["open", "revoked", "open"]
+    assert "shut out" in hitl("raters", "disable", "anna")[1]
+    assert listed(hitl)["raters"][0]["disabled"]
+    assert "may come in again" in hitl("raters", "disable", "anna", "--undo")[1]
+    code, out, err = hitl("raters", "erase", "Anna")
+    assert (code, "--yes" in err) == (2, True)
+    code, out, err = hitl("raters", "erase", "Anna", "--ratings", "void", "--yes")
+    assert (code, "no longer count: erased " in out) == (0, True)
+    assert ("until the hub is started again" in err) == (place == "a hub")
+    assert [rater["name"][:6] for rater in listed(hitl)["raters"]] == ["erased", "Boss"]
+    assert "Anna" not in Workspace(tmp_path / "mine").journal_path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("disable Nobody", "There is no rater 'Nobody'"),
+        ("erase Nobody --yes", "There is no rater 'Nobody'"),
+        ("erase Boss --yes --ratings burn", "ratings"),
+        ("invite Nobody", "There is no rater 'Nobody'"),
+        ("invite --count 0", "0 invites"),
+        ("invite Boss --count 2", "2 invites"),
+        ("invite --days 0", "0 days"),
+        ("invite --role king", "role"),
+        ("invite --revoke nothing", "no open invite 'nothing'"),
+        ("add boss", "called 'boss' already"),
+        ("add Eve --role king", "role"),
+        ("add Eve --password", "--password"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence_and_changes_nothing(hitl: Hitl, place: str, words: str, message: str):
+    hitl("raters", "add", "Boss", "--role", "admin", "--password", typed=f"{PASSWORD}\n")
+    before = listed(hitl)
+    code, out, err = hitl("raters", *words.split())
+    assert (code, out) == (2, "")
+    assert message in err
+    assert "Traceback" not in err
+    assert "hint:  " in err.splitlines()[-1]
+    assert listed(hitl) == before
+
+
+def test_an_invite_leads_to_the_hub_that_runs_and_lets_in(hitl: Hitl):
+    with a_hub() as served:
+        link = json.loads(hitl("raters", "invite", "--json")[1])["invites"][0]["link"]
+        page, _, token = link.partition("#")
+        assert page == f"{served.server.url}/join"
+        with httpx.Client(base_url=served.server.url, trust_env=False) as client:
+            assert client.get("/join").status_code == 200
+            assert client.post("/api/invite", json={"token": token, "name": "Anna"}).status_code == 200
+        assert [rater["name"] for rater in listed(hitl)["raters"]] == ["Anna"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["server.host=0.0.0.0"],
+        ["server.host=::"],
+        ['server.proxies=["127.0.0.1"]'],
+        ["server.public_url=https://lab.example"],
+    ],
+)
+def test_without_accounts_the_app_is_served_to_this_machine_alone(hitl: Hitl, settings: list[str], tmp_path: Path):
+    with pytest.raises(ConfigError, match="nobody has an account") as refusal, a_hub(*settings):
+        pass
+    assert not Workspace(tmp_path / "mine").hub_path.exists()
+    words = refusal.value.hint.partition(": hitl ")[2].replace("NAME", "Boss").split()
+    assert hitl(*words)[0] == 0  # following the hint works
+    if settings != ["server.host=::"]:
+        with a_hub(*settings) as served, httpx.Client(base_url=served.server.url, trust_env=False) as client:
+            assert client.post("/api/join", json={"name": "Anna"}).status_code == 403
+
+
+def test_a_door_that_is_shut_by_the_settings_is_shut_before_there_are_accounts(hitl: Hitl):
+    with (
+        a_hub("server.open_join=false") as served,
+        httpx.Client(base_url=served.server.url, trust_env=False) as client,
+    ):
+        assert client.post("/api/join", json={"name": "Anna"}).status_code == 403
+        assert client.get("/").headers["location"] == "join"
+
+
+def test_simulated_raters_come_in_where_people_have_accounts(hitl: Hitl):
+    hitl("raters", "invite")
+    with a_hub() as served:
+        served.hub.live.enter("finished", "All rounds are done")
+        run(served.server.url, crew(2, seed=0, taste_weight=1.0), threading.Event(), token=served.token)
+        assert [rater["kind"] for rater in listed(hitl)["raters"]] == ["simulated"] * 1
+        with pytest.raises(ConfigError, match="not let in"):
+            run(served.server.url, crew(2, seed=0, taste_weight=1.0), threading.Event())
+
+
+def test_the_store_of_a_hub_that_was_stopped_knows_what_was_done_through_it(hitl: Hitl, tmp_path: Path):
+    with a_hub():
+        hitl("raters", "add", "Anna", "--role", "researcher")
+    with Store.open(Workspace(tmp_path / "mine")) as store:
+        (anna,) = store.raters()
+        assert store.account(anna.rater_id).role == "researcher"
