@@ -22,9 +22,7 @@ def house(tmp_path: Path) -> Iterator[Hub]:
         hub.server.stop()
         Accounts(hub.store).add("Boss", role="admin", password=PASSWORD)
         hub.add_round(1, tasks=6)
-        app = build_server(
-            hub.store, hub.workspace, hub.live, token="t", secret="s", lease_s=hub.lease_s, root_path="/rate"
-        )
+        app = build_server(hub.store, hub.workspace, hub.live, token="t", secret="s", rate=hub.rate, root_path="/rate")
         hub.server = serve(app, "127.0.0.1", 0, root_path="/rate")
         yield hub
 

@@ -23,6 +23,7 @@ from apps.server import RunningServer, build_server, serve
 from data.records import Role
 from data.store import Store
 from data.workspace import Workspace
+from hitl.config import RateConfig
 from hitl.core.live import Live
 from tests.facts import PROMPT, a_task, an_image
 
@@ -48,7 +49,7 @@ class House:
     def serve(self, **settings: Any) -> None:
         root_path = settings.get("root_path", "")
         app = build_server(
-            self.store, self.workspace, self.live, token=TOKEN, secret=SECRET, lease_s=300, root_path=root_path
+            self.store, self.workspace, self.live, token=TOKEN, secret=SECRET, rate=RateConfig(), root_path=root_path
         )
         self.server: RunningServer = serve(app, "127.0.0.1", 0, **settings)
         self.app = app
@@ -558,7 +559,7 @@ def test_guesses_through_a_proxy_count_for_who_makes_them(house: House):
 def test_a_name_is_enough_on_this_machine_until_somebody_has_an_account(tmp_path: Path):
     workspace = Workspace(tmp_path)
     with Store.open(workspace, create=True) as store:
-        app = build_server(store, workspace, Live(), token=TOKEN, secret=SECRET, lease_s=300)
+        app = build_server(store, workspace, Live(), token=TOKEN, secret=SECRET, rate=RateConfig())
         server = serve(app, "127.0.0.1", 0)
         with httpx.Client(base_url=server.url, trust_env=False, timeout=30) as anna:
             try:

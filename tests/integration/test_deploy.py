@@ -17,7 +17,7 @@ from apps.accounts import Accounts
 from apps.server import RunningServer, build_server, serve
 from data.store import Store
 from data.workspace import Workspace
-from hitl.config import load_config
+from hitl.config import RateConfig, load_config
 from hitl.core.live import Live
 
 DEPLOY = (Path(__file__).parents[2] / "docs" / "deploy.md").read_text(encoding="utf-8")
@@ -56,7 +56,9 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     workspace = Workspace(folder)
     with Store.open(workspace, create=True) as store:
         Accounts(store).add("Boss", role="admin", password=PASSWORD)
-        built = build_server(store, workspace, Live(), token="t", secret="s", lease_s=300, root_path=settings.root_path)
+        built = build_server(
+            store, workspace, Live(), token="t", secret="s", rate=RateConfig(), root_path=settings.root_path
+        )
         server = serve(
             built, "127.0.0.1", 0, names=["lab.example"], proxies=settings.proxies, root_path=settings.root_path
         )
