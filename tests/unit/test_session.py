@@ -30,6 +30,10 @@ def one_pixel(value: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes([0, value]))) + chunk(b"IEND", b"")
 
 
+TOLD = {"task_id", "round", "kind", "screen", "levels", "controls", "axes", "flags", "prompt", "image_ids", "images"}
+"""All that a page hears of a task."""
+
+
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[RatingDesk]:
     """Round 1 with three tasks; the machine waits for people."""
@@ -258,7 +262,7 @@ def test_a_rater_cannot_tell_a_check_from_a_task(desk: RatingDesk) -> None:
     rater = desk.join("Anna").rater_id
     while desk.next_tasks(rater, 1)["tasks"]:
         seen = desk.next_tasks(rater, 1)
-        assert set(seen["tasks"][0]) == {"task_id", "round", "kind", "prompt", "image_ids", "images"}
+        assert set(seen["tasks"][0]) == TOLD
         assert "checks" not in seen["progress"]
         assert desk.accept(rater, submission(seen["tasks"][0])).stored
         assert desk.next_tasks(rater, 1)["progress"]["done"] == seen["progress"]["done"] + 1
