@@ -51,9 +51,11 @@ MIXED = {f"r{n}": 1.0 for n in range(6)} | {"random": 0.0, "turned": -1.0}
 class World:
     """Images of prompts, a taste, and raters who answer by it with their own slopes."""
 
-    def __init__(self, seed: int, width: int, prompts: int, *, ties: float = 0.0) -> None:
+    def __init__(self, seed: int, width: int, prompts: int, *, ties: float = 0.0, uneven: bool = False) -> None:
+        """`uneven`: the images of a prompt have something in common, from hardly anything to nearly all."""
         self._chance = np.random.default_rng([seed, width])
         self._ties = ties
+        self._uneven = uneven
         taste = self._chance.normal(size=width)
         self.features, self.true, utility = self._images(prompts, taste)
         self._new_features, self._new_true, new_utility = self._images(NEW_PROMPTS, taste)
@@ -62,6 +64,10 @@ class World:
 
     def _images(self, prompts: int, taste: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         image, text = (_unit(self._chance.normal(size=(count, len(taste)))) for count in (prompts * IMAGES, prompts))
+        if self._uneven:
+            share = self._chance.uniform(0, 0.98, size=(prompts, 1))
+            common, own = np.repeat(text, IMAGES, 0), image
+            image = _unit(np.repeat(share, IMAGES, 0) * common + np.repeat(np.sqrt(1 - share**2), IMAGES, 0) * own)
         joint = joint_features(torch.from_numpy(image).float(), torch.from_numpy(np.repeat(text, IMAGES, 0)).float())
         return joint.numpy(), image, image @ taste
 

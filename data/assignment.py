@@ -80,13 +80,16 @@ class RoundQueue:
     """By task and rater."""
     _counted: list[Task] = field(init=False)
     """Tasks whose answers the round waits for: all but the checks."""
-    _checks: list[Task] = field(init=False)
+    _checks: dict[str, Task] = field(init=False)
+    _gold: dict[str, Task] = field(init=False)
+    """Of the checks, by their ids."""
     _answered: dict[str, list[str]] = field(init=False, default_factory=dict)
     """By rater: the tasks that they answered or skipped, in the order in which they did."""
 
     def __post_init__(self) -> None:
         self._counted = [task for task in self.tasks if task.purpose == "learn"]
-        self._checks = [task for task in self.tasks if task.purpose != "learn"]
+        self._checks = {task.task_id: task for task in self.tasks if task.purpose != "learn"}
+        self._gold = {task_id: task for task_id, task in self._checks.items() if task.purpose == "gold"}
 
     def note(self, task_id: str, rater_id: str, answer: Answer | None) -> None:
         """An answer was given, or (None) taken back."""
@@ -100,7 +103,7 @@ class RoundQueue:
 
     def open_to(self, rater_id: str, leases: Leases, *, limit: int, now: datetime) -> list[Task]:
         """Up to `limit` tasks: those that this rater holds first, then a check that is due, then free ones in order."""
-        held = [task for task in self._checks if rater_id in leases.holders(task.task_id, now)]
+        held = [task for task in self._checks.values() if rater_id in leases.holders(task.task_id, now)]
         held = [task for task in held if self._can_be_checked(task, rater_id)]
         free: list[Task] = []
         due = self._due(rater_id, held)
@@ -141,7 +144,7 @@ class RoundQueue:
                 could_still = len(active - given.keys())
                 skipped += min(skips, max(0, task.overlap - answered - could_still))
         times.sort()
-        checks = [self.answers.get(task.task_id) or {} for task in self._checks]
+        checks = [self.answers.get(task_id) or {} for task_id in self._checks]
         return Progress(
             done=done,
             needed=slots - skipped,
@@ -175,25 +178,29 @@ class RoundQueue:
         """
         answered = self._answered.get(rater_id, [])
         long_ago = set(answered[:-REPEAT_AFTER])
-        open_ones = [task for task in self._checks if self._can_be_checked(task, rater_id) and task not in held]
-        repeats = [task for task in open_ones if task.repeats in long_ago]
+        taken = {task.task_id for task in held}
+        repeats = [
+            task
+            for task_id, task in self._checks.items()
+            if task.repeats in long_ago and task_id not in taken and self._can_be_checked(task, rater_id)
+        ]
         if repeats:
             return [min(repeats, key=lambda task: answered.index(task.repeats or ""))]
-        gold = [task for task in open_ones if task.purpose == "gold"]
-        return [min(gold, key=lambda task: _draw(task.task_id, rater_id))] if self._wants_gold(rater_id, held) else []
+        if not self._wants_gold(answered, rater_id, taken):
+            return []
+        gold = self._gold.keys() - taken - set(answered)
+        return [self._gold[min(gold, key=lambda task_id: _draw(task_id, rater_id))]]
 
-    def _wants_gold(self, rater_id: str, held: Sequence[Task]) -> bool:
+    def _wants_gold(self, answered: Sequence[str], rater_id: str, taken: set[str]) -> bool:
         """Whether this rater has had fewer gold tasks than their share: as many as the round has for each task.
 
         One comes in each stretch of so many tasks, at a place in it that nobody can foresee; in the mean, and however
         few tasks somebody rates, their share is the round's.
         """
-        gold = {task.task_id for task in self._checks if task.purpose == "gold"}
-        checks = {task.task_id for task in self._checks}
-        answered = self._answered.get(rater_id, [])
-        seen = sum(task_id in gold for task_id in answered) + sum(task.purpose == "gold" for task in held)
-        counted = sum(task_id not in checks for task_id in answered)
-        return seen < len(gold) and counted * len(gold) >= (seen + _draw(str(seen), rater_id)) * len(self._counted)
+        seen = len(self._gold.keys() & {*answered, *taken})
+        counted = sum(task_id not in self._checks for task_id in answered)
+        due = counted * len(self._gold) >= (seen + _draw(str(seen), rater_id)) * len(self._counted)
+        return due and seen < len(self._gold)
 
 
 def _draw(name: str, rater_id: str) -> float:
