@@ -177,7 +177,7 @@ class RoundQueue:
         A check is every rater's own: the overlap does not bound it.
         """
         answered = self._answered.get(rater_id, [])
-        long_ago = set(answered[:-REPEAT_AFTER])
+        long_ago: dict[str | None, int] = {task_id: n for n, task_id in enumerate(answered[:-REPEAT_AFTER])}
         taken = {task.task_id for task in held}
         repeats = [
             task
@@ -185,7 +185,7 @@ class RoundQueue:
             if task.repeats in long_ago and task_id not in taken and self._can_be_checked(task, rater_id)
         ]
         if repeats:
-            return [min(repeats, key=lambda task: answered.index(task.repeats or ""))]
+            return [min(repeats, key=lambda task: long_ago[task.repeats])]
         if not self._wants_gold(answered, rater_id, taken):
             return []
         gold = self._gold.keys() - taken - set(answered)
