@@ -58,7 +58,8 @@ def main() -> None:
         "worlds": arguments.worlds,
         "prompts": arguments.prompts,
     }
-    for kind, count in itertools.product(("even", "uneven"), arguments.answers):
+    cases = [(kind, int(count)) for kind in ("even", "uneven") for count in arguments.answers]
+    for kind, count in cases:
         found = {
             name: [run(seed, policy, arguments.prompts, count, kind) for seed in range(arguments.worlds)]
             for name, policy in POLICIES.items()
