@@ -17,6 +17,7 @@ SMALL = (
     "draw.images_per_prompt=3",
     "draw.steps=4",
     "rate.ratings_per_round=15",
+    "rate.gold=0.2",
     "fit.force=true",
     "fit.folds=2",
     "sample.steps=4",

@@ -209,6 +209,30 @@ def test_ten_kills_at_random_moments_leave_the_same_store_and_weights(undisturbe
     assert outcome(root) == outcome(undisturbed)
 
 
+def test_rounds_that_ask_where_the_fit_is_unsure_end_the_same_when_killed_while_people_rate(tmp_path: Path):
+    """kill -9 in the second round, whose pairs the first one's fit chose; 6 of 30 tasks come again, and 6 are gold."""
+    settings = ("rate.policy=uncertain", "rate.repeats=0.2", "rate.ratings_per_round=30", "draw.images_per_prompt=4")
+    more = [part for setting in settings for part in ("--set", setting)]
+    once, killed = tmp_path / "once", tmp_path / "killed"
+    code, _, err = finish(start_rounds(once, *more, count=2))
+    assert code == 0, err
+    with Store.open(Workspace(once)) as store:
+        assert {task.policy for task in store.tasks(2) if task.purpose == "learn"} == {"random", "uncertain"}
+        assert store.repeats(2)
+        assert store.gold_answers(2)
+        ratings = len(store.ratings())
+    process = start_rounds(killed, *more, count=2)
+    journal = Workspace(killed).journal_path
+    while not journal.exists() or journal.read_bytes().count(b'"event":"rating_added"') < ratings - 20:
+        assert process.poll() is None, finish(process)
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    code, _, err = finish(start_rounds(killed, *more))
+    assert code == 0, err
+    assert outcome(killed, 2) == outcome(once, 2)
+
+
 def test_a_killed_worker_is_replaced_and_the_run_goes_on(undisturbed: Path, tmp_path: Path):
     root = tmp_path / "workspace"
     process = start_rounds(root)
@@ -330,7 +354,9 @@ def test_simulated_raters_that_fail_stop_the_run_in_one_sentence_and_the_next_lo
     assert code == 0, err
     after = ratings()
     assert stopped.items() <= after.items()
-    assert len({rating.task_id for rating in after.values()}) == len(after) == 15
+    with Store.open(Workspace(root)) as store:
+        learned = [rating.task_id for rating in store.ratings(purpose="learn")]
+        assert len(set(learned)) == len(learned) == 15
 
 
 def test_the_server_stays_for_three_seconds_so_that_open_pages_learn_that_all_is_done(
