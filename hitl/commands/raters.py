@@ -18,6 +18,9 @@ from hitl.commands.reading import ask_hub
 from hitl.config import load_config
 from hitl.core.errors import ConfigError
 
+_LONGEST_ERASURE_S = 600
+"""Of a journal with millions of lines."""
+
 Ask = Callable[[str, dict[str, Any]], dict[str, Any]]
 
 
@@ -75,7 +78,7 @@ def _office(folder: Workspace) -> Iterator[Ask]:
             lambda action, asked: (
                 ask_hub(folder, "GET", "/api/raters")
                 if action == "overview"
-                else ask_hub(folder, "POST", f"/api/raters/{action}", asked)
+                else ask_hub(folder, "POST", f"/api/raters/{action}", asked, timeout_s=_LONGEST_ERASURE_S)
             )
         )
         return

@@ -34,7 +34,9 @@ def open_for_reading(workspace: Workspace) -> Iterator[Store]:
         shutil.rmtree(path.parent, ignore_errors=True)
 
 
-def ask_hub(workspace: Workspace, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+def ask_hub(
+    workspace: Workspace, method: str, path: str, body: dict[str, Any] | None = None, *, timeout_s: float = 30
+) -> dict[str, Any]:
     """One call of the running hub's API.
 
     Raises:
@@ -47,7 +49,9 @@ def ask_hub(workspace: Workspace, method: str, path: str, body: dict[str, Any] |
         body = (body or {}) if method == "POST" else None
         headers = {"Authorization": f"Bearer {hub['token']}"}
         # The hub is on this machine: the environment's proxy must not see the token.
-        answer = httpx.request(method, hub["url"] + path, headers=headers, json=body, timeout=30, trust_env=False)
+        answer = httpx.request(
+            method, hub["url"] + path, headers=headers, json=body, timeout=timeout_s, trust_env=False
+        )
         told = answer.json()
         refusal = ConfigError(told["error"], hint=told["hint"]) if answer.is_client_error else None
         if refusal is None:
