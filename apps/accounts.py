@@ -140,14 +140,14 @@ class Accounts:
                 status=400,
             )
         with self._turn_to_hash():
-            return replace(account, password_hash=self._hasher.hash(text), sessions=account.sessions + 1)
+            return replace(account, password_hash=self._hasher.hash(_bytes(text)), sessions=account.sessions + 1)
 
     def _fits(self, known: str | None, password: str) -> bool:
         """Whether the password is the one. Where there is none it takes as long, so that time tells nothing."""
         with self._turn_to_hash():
             self._decoy = self._decoy or self._hasher.hash(secrets.token_urlsafe())
             try:
-                self._hasher.verify(known or self._decoy, _normal(password)[: _LONGEST_PASSWORD + 1])
+                self._hasher.verify(known or self._decoy, _bytes(_normal(password)[: _LONGEST_PASSWORD + 1]))
             except (VerificationError, InvalidHashError):
                 return False
             return bool(known)
@@ -286,6 +286,11 @@ def _hash(token: str) -> str:
 def _normal(password: str) -> str:
     """The same however a keyboard composes its letters."""
     return unicodedata.normalize("NFKC", password)
+
+
+def _bytes(password: str) -> bytes:
+    """Half a Unicode character is no mistake of the server's."""
+    return password.encode("utf-8", "surrogatepass")
 
 
 def _check_role(role: str) -> Role:

@@ -28,8 +28,9 @@ _THREADS = 2
 class Database:
     """An open file. Made by `open` or `open_read_only`."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, path: Path) -> None:
         self._connection = connection
+        self._log = write_ahead_log(path)
         self._writer = connection.cursor()
         self._writer_lock = threading.RLock()
         self._local = threading.local()
@@ -50,7 +51,7 @@ class Database:
             _migrate(connection)
             if connection.execute("SELECT has_erased FROM store_state").fetchall()[0][0]:
                 connection = _drop_old_bytes(connection, path)
-            return cls(connection)
+            return cls(connection, path)
         except BaseException:
             connection.close()
             raise
@@ -75,7 +76,7 @@ class Database:
                     f"{path} has schema version {version}; this version of hitl reads {LATEST}.",
                     hint="Use the version of hitl that made the copy.",
                 )
-            return cls(connection)
+            return cls(connection, path)
         except BaseException:
             connection.close()
             raise
@@ -137,6 +138,8 @@ class Database:
         try:
             yield self._writer
             self._writer.execute("COMMIT")
+            with contextlib.suppress(FileNotFoundError):
+                self._log.chmod(0o600)  # DuckDB makes it anew after each checkpoint
         except BaseException:
             with contextlib.suppress(duckdb.Error):
                 self._writer.execute("ROLLBACK")

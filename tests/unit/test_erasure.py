@@ -210,7 +210,13 @@ def test_a_workspace_from_before_there_were_accounts_opens(tmp_path: Path):
 
 def test_only_their_owner_reads_the_files_with_names_and_hashes(with_zed):
     workspace, store = with_zed
-    store.erase_rater(ID)
+    log = workspace.store_path.with_name("store.duckdb.wal")
+    for erase in (False, True):
+        if erase:
+            store.erase_rater(ID)
+            store.set_account(Account(rater_id="ann", password_hash=HASH))
+        for path in (workspace.store_path, workspace.journal_path, log):
+            assert path.stat().st_mode & 0o077 == 0
     store.close()
     with Store.open(workspace):
         for path in (workspace.store_path, workspace.journal_path):
