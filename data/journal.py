@@ -83,8 +83,9 @@ class Journal:
         is_new = not path.exists()
         _settle_rewriting(path, after)
         with disk_errors(path):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)  # it holds names and hashes of passwords
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
+            os.fchmod(descriptor, 0o600)  # it holds names and hashes of passwords; it was open to all once
             if is_new:
                 fsync_dir(path.parent)
             _cut_torn_line(path, descriptor)

@@ -198,6 +198,7 @@ def test_a_workspace_from_before_there_were_accounts_opens(tmp_path: Path):
     before = everything(store)
     store.close()
     workspace.store_path.unlink()
+    workspace.journal_path.chmod(0o644)
     with duckdb.connect(str(workspace.store_path), config={"storage_compatibility_version": "v1.4.0"}) as connection:
         for statement in m001_initial.STATEMENTS:
             connection.execute(statement)
@@ -206,6 +207,7 @@ def test_a_workspace_from_before_there_were_accounts_opens(tmp_path: Path):
         assert everything(opened) == before
         assert opened.account("ann") == Account(rater_id="ann")
         assert not opened.has_accounts()
+        assert workspace.journal_path.stat().st_mode & 0o077 == 0
 
 
 def test_only_their_owner_reads_the_files_with_names_and_hashes(with_zed):
