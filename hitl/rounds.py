@@ -160,10 +160,10 @@ def make_tasks(
     for image in images:
         by_prompt.setdefault(image.prompt_id, []).append(image.image_id)
     candidates = [
-        Candidate(prompt_id=prompt_id, image_ids=images, uncertainty=_of_set(uncertainty, prompt_id, images))
+        Candidate(prompt_id=prompt_id, image_ids=each, uncertainty=_of_set(uncertainty, prompt_id, each))
         for prompt_id, image_ids in by_prompt.items()
-        for images in itertools.combinations(sorted(set(image_ids)), config.images_per_task)
-        if (prompt_id, frozenset(images)) not in shown
+        for each in itertools.combinations(sorted(set(image_ids)), config.images_per_task)
+        if (prompt_id, frozenset(each)) not in shown
     ]
     policy = UncertainTasks(config.explore) if uncertainty else RandomTasks()
     tasks = [
