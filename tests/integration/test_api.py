@@ -374,6 +374,11 @@ def test_the_page_names_no_other_host_to_load_from(stranger: httpx.Client) -> No
     assert "rating-screen" in page
 
 
+def test_no_answer_waits_for_the_clients_acknowledgement(server: RunningServer) -> None:
+    """What a listening socket has set, those that it accepts have too."""
+    assert server._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_a_port_that_is_taken_is_named_with_a_setting_that_helps(tmp_path: Path) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None: ...
 
