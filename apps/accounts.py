@@ -37,10 +37,21 @@ _WAITING_TO_HASH = 8
 class Accounts:
     """The people of one store. Tries are counted here, so that a wrong password costs time whatever page it came by."""
 
-    def __init__(self, store: Store, *, open_join: bool = True, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        open_join: bool = True,
+        clock: Clock = time.monotonic,
+        hasher: PasswordHasher | None = None,
+    ) -> None:
+        """With `open_join` a name is enough to come in until somebody has an account: not where other machines can ask.
+
+        A cheaper `hasher` than argon2's own default is for tests, which are in a hurry; a guesser is too.
+        """
         self.store = store
         self.open_join = open_join
-        self._hasher = PasswordHasher()
+        self._hasher = hasher or PasswordHasher()
         self._hashing = threading.Semaphore(_HASHING_AT_ONCE)
         self._entering = threading.Semaphore(_HASHING_AT_ONCE + _WAITING_TO_HASH)
         self._by_name = BackOff(free=5, clock=clock)

@@ -178,18 +178,18 @@ def build_server(
     token: str,
     secret: str,
     rate: RateConfig,
-    open_join: bool = True,
+    accounts: Accounts | None = None,
     root_path: str = "",
 ) -> FastAPI:
     """The whole app over an open store. Nothing is global: two servers in one process do not know of each other.
 
-    With `open_join` a name is enough to come in until somebody has an account; say no where other machines can ask.
+    Without `accounts` a name is enough to come in until somebody has an account of their own.
     """
     app = FastAPI(title="hitl", docs_url=None, redoc_url=None, openapi_url=None)
     desk = RatingDesk(store, live, rate)
     # From the secret, because it is the workspace's own and outlasts a restart. So short a hash gives nothing away.
     workspace_id = sha256(secret.encode()).hexdigest()[:8]
-    accounts = Accounts(store, open_join=open_join)
+    accounts = accounts or Accounts(store)
     app.state.door = door = Doorkeeper(store, accounts, token, workspace_id)
     _answer_errors_in_words(app)
     add_entrance(app, desk, accounts, door)
@@ -398,7 +398,9 @@ def serve(
         ConfigError: the address cannot be had, usually because another program listens there.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # The protocol is named because asyncio sends at once (TCP_NODELAY) only where it is. Without it the body of each
+    # answer waits for the browser to confirm its head: 40 ms, which it takes its time for.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # Inherited by what it accepts. asyncio sets it only where the socket names its protocol, and without it the body of
     # an answer, written after the head, waits 40 ms for the client's delayed acknowledgement.

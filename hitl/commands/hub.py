@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from fastapi import FastAPI
 
+from apps.accounts import Accounts
 from apps.server import RunningServer, build_server, serve
 from data.store import Store
 from data.workspace import Workspace, write_atomically
@@ -47,7 +48,7 @@ def running_hub(workspace: Path | None, settings: list[str], *, create: bool) ->
             token=token,
             secret=_session_secret(folder),
             rate=config.rate,
-            open_join=config.server.open_join and config.server.is_local,
+            accounts=Accounts(store, open_join=config.server.open_join and config.server.is_local),
             root_path=config.server.root_path,
         )
         server = _serve(app, config.server)
