@@ -10,6 +10,7 @@ import gradio as gr
 import pandas as pd
 from fastapi import Request
 
+from apps.lost_images import lost_in_words
 from apps.rate import plain_theme, read_static
 from apps.session import RatingDesk
 from data import RATING_KINDS
@@ -90,7 +91,8 @@ def summary(desk: RatingDesk) -> str:
         ("Rating ends in", _duration(rated["eta_s"]) if rated["done"] < rated["needed"] else "done"),
     ]
     cells = "".join(f"<div><dt>{name}</dt><dd>{html.escape(value)}</dd></div>" for name, value in figures)
-    return f'<h1>Board</h1><dl class="figures">{cells}</dl>{_stage_bar(status, rated)}'
+    lost = f'<p role="alert"><strong>{html.escape(told)}</strong></p>' if (told := lost_in_words(desk.store)) else ""
+    return f'<h1>Board</h1><dl class="figures">{cells}</dl>{_stage_bar(status, rated)}{lost}'
 
 
 def _stage_bar(status: LiveStatus, rated: dict[str, Any]) -> str:

@@ -28,6 +28,7 @@ from apps.account_routes import add_administration, add_entrance
 from apps.accounts import Accounts
 from apps.answers import error_response
 from apps.door import RESEARCHER_ONLY, Doorkeeper, PageGate, log_refusal
+from apps.lost_images import check_image, lost_in_words
 from apps.proxy import ProxyGate, local_path
 from apps.session import RatingDesk, Receipt, Refused, Submission, Withdrawal
 from data.records import Rater
@@ -245,17 +246,12 @@ def _add_image_route(app: FastAPI, workspace: Workspace, door: Doorkeeper) -> No
     def image(request: Request, image_id: str) -> FileResponse:
         if not door.is_researcher(request):
             door.rater(request)
-        missing = Refused("There is no such image.", hint="Skip this task.", status=404)
-        try:
-            path = workspace.image_path(image_id)
-        except ConfigError:
-            raise missing from None
-        if path.is_symlink() or not path.is_file():
-            logger.error("The image file %s is missing; a rater was to see it.", path)
-            raise missing
+        check_image(door.store, workspace, image_id)
         # The name is the hash of the content, so the browser never needs to ask again.
         return FileResponse(
-            path, media_type="image/png", headers={"Cache-Control": "private, max-age=31536000, immutable"}
+            workspace.image_path(image_id),
+            media_type="image/png",
+            headers={"Cache-Control": "private, max-age=31536000, immutable"},
         )
 
 
@@ -281,6 +277,7 @@ def _add_hub_routes(app: FastAPI, desk: RatingDesk, door: Doorkeeper) -> None:
             "eta_s": now.eta_s,
             "progress": desk.progress(),
             "raters": len(desk.store.raters()),
+            "lost": lost_in_words(desk.store),
         }
 
     @app.post("/api/snapshot")

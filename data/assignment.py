@@ -10,7 +10,7 @@ round ends with its last task, and what becomes of the round depends on no check
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -78,6 +78,8 @@ class RoundQueue:
     tasks: Sequence[Task]
     answers: dict[str, dict[str, Answer]] = field(default_factory=dict)
     """By task and rater."""
+    withdrawn: Set[str] = frozenset()
+    """Tasks that show a lost image: nobody is asked, and the round waits for no more answers than there are."""
     _counted: list[Task] = field(init=False)
     """Tasks whose answers the round waits for: all but the checks."""
     _checks: dict[str, Task] = field(init=False)
@@ -110,7 +112,7 @@ class RoundQueue:
         for task in self._counted:
             given = self.answers.get(task.task_id) or {}
             answered = len(given) - _skips(given)
-            if rater_id in given or answered >= task.overlap:
+            if rater_id in given or answered >= task.overlap or task.task_id in self.withdrawn:
                 continue
             holders = leases.holders(task.task_id, now)
             if rater_id in holders:
@@ -137,10 +139,11 @@ class RoundQueue:
             given = self.answers.get(task.task_id) or {}
             skips = _skips(given)
             answered = len(given) - skips
-            slots += task.overlap
+            is_withdrawn = task.task_id in self.withdrawn
+            slots += min(answered, task.overlap) if is_withdrawn else task.overlap
             done += min(answered, task.overlap)
             times += [answer.at for answer in given.values()]
-            if skips:
+            if skips and not is_withdrawn:
                 could_still = len(active - given.keys())
                 skipped += min(skips, max(0, task.overlap - answered - could_still))
         times.sort()
@@ -166,7 +169,7 @@ class RoundQueue:
 
     def _can_be_checked(self, task: Task, rater_id: str) -> bool:
         """Whether a check is still to be answered by this rater. What they skipped is not shown to them again."""
-        if self._answer(task.task_id, rater_id):
+        if self._answer(task.task_id, rater_id) or task.task_id in self.withdrawn:
             return False
         before = self._answer(task.repeats, rater_id)
         return task.repeats is None or (before is not None and not before.is_skip)
@@ -188,7 +191,9 @@ class RoundQueue:
             return [min(repeats, key=lambda task: long_ago[task.repeats])]
         if not self._wants_gold(answered, rater_id, taken):
             return []
-        gold = self._gold.keys() - taken - set(answered)
+        gold = self._gold.keys() - taken - set(answered) - self.withdrawn
+        if not gold:
+            return []
         return [self._gold[min(gold, key=lambda task_id: _draw(task_id, rater_id))]]
 
     def _wants_gold(self, answered: Sequence[str], rater_id: str, taken: set[str]) -> bool:

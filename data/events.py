@@ -358,6 +358,17 @@ def _raters_erased(connection: Connection, batch: Sequence[Event]) -> None:
             )
 
 
+def _images_withdrawn(connection: Connection, batch: Sequence[Event]) -> None:
+    types = {"image_id": "VARCHAR", "reason": "VARCHAR", "withdrawn_at": "TIMESTAMP"}
+    rows = [(event.data["image_id"], event.data["reason"], _time(event.data["withdrawn_at"])) for event in batch]
+    insert_rows(connection, "withdrawn_images", types, rows)
+
+
+def _images_restored(connection: Connection, batch: Sequence[Event]) -> None:
+    found = [event.data["image_id"] for event in batch]
+    connection.execute("DELETE FROM withdrawn_images WHERE image_id IN (SELECT unnest($1::VARCHAR[]))", [found])
+
+
 def _json(value: object) -> str:
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
@@ -370,6 +381,8 @@ _ACTIONS: dict[str, Callable[[Connection, Sequence[Event]], None]] = {
     "prompts_added": _prompts_added,
     "images_added": _images_added,
     "tasks_added": _tasks_added,
+    "image_withdrawn": _images_withdrawn,
+    "image_restored": _images_restored,
     "rater_added": _raters_added,
     "rating_added": _ratings_added,
     "round_started": _rounds_started,

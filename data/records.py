@@ -80,6 +80,16 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WithdrawnImage:
+    """An image that cannot be shown any more. Tasks that show it are not asked, and nothing is learned from it."""
+
+    image_id: str
+    reason: str
+    """What is wrong with its file, after the words "its file"."""
+    withdrawn_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """One screen to be rated: a prompt, its images, a rating kind."""
 

@@ -18,12 +18,14 @@ from data.records import (
     Repeat,
     Round,
     Task,
+    WithdrawnImage,
 )
 
 Row = Sequence[Any]
 
 PROMPT = "prompt_id, text, task, split"
 IMAGE = "image_id, prompt_id, round, width, height, provenance"
+WITHDRAWN_IMAGE = "image_id, reason, withdrawn_at"
 TASK = (
     "tasks.task_id, tasks.round, tasks.kind, tasks.prompt_id, tasks.image_ids, tasks.overlap, tasks.policy,"
     " tasks.propensity, tasks.purpose, tasks.repeats, tasks.worse"
@@ -58,6 +60,10 @@ def prompt(row: Row) -> Prompt:
 def image(row: Row) -> Image:
     provenance = json.loads(row[5])
     return Image(image_id=row[0], prompt_id=row[1], round=row[2], width=row[3], height=row[4], provenance=provenance)
+
+
+def withdrawn_image(row: Row) -> WithdrawnImage:
+    return WithdrawnImage(image_id=row[0], reason=row[1], withdrawn_at=_utc(row[2]))
 
 
 def task(row: Row) -> Task:

@@ -39,6 +39,7 @@ from data.records import (
     Round,
     Snapshot,
     Task,
+    WithdrawnImage,
 )
 from data.workspace import Workspace, disk_errors
 from hitl.core.errors import ConfigError, StoreError
@@ -213,6 +214,38 @@ class Store:
         query = f"SELECT {rows.IMAGE} FROM images WHERE $1 IS NULL OR round = $1 ORDER BY position"
         return [rows.image(row) for row in self._rows(query, [round])]
 
+    def withdraw_image(self, image_id: str, reason: str) -> bool:
+        """Ask about this image no more: its file cannot be shown. Answers to it stay, but are not learned from.
+
+        Returns:
+            False when it changes nothing: it is withdrawn already, or no image of the store.
+        """
+        with self._writing():
+            is_known = any(withdrawn.image_id == image_id for withdrawn in self.withdrawn_images())
+            if is_known or self.image(image_id) is None:
+                return False
+            now = datetime.now(UTC).isoformat()
+            self._record("image_withdrawn", {"image_id": image_id, "reason": reason, "withdrawn_at": now})
+            self._forget_queue()
+        return True
+
+    def restore_image(self, image_id: str) -> None:
+        """Ask about a withdrawn image again."""
+        with self._writing():
+            if any(withdrawn.image_id == image_id for withdrawn in self.withdrawn_images()):
+                self._record("image_restored", {"image_id": image_id})
+                self._forget_queue()
+
+    def withdrawn_images(self) -> list[WithdrawnImage]:
+        """Images that cannot be shown, by the time they were withdrawn."""
+        query = f"SELECT {rows.WITHDRAWN_IMAGE} FROM withdrawn_images ORDER BY withdrawn_at, image_id"
+        return [rows.withdrawn_image(row) for row in self._rows(query)]
+
+    def usable_images(self, round: int | None = None) -> list[Image]:
+        """Images in order of arrival, without those that were withdrawn."""
+        withdrawn = {image.image_id for image in self.withdrawn_images()}
+        return [image for image in self.images(round) if image.image_id not in withdrawn]
+
     def start_round(self, number: int, config_sha: str) -> None:
         """Begin a round, or note that one that is there goes on (with this configuration)."""
         with self._writing():
@@ -259,8 +292,7 @@ class Store:
             new = [asdict(task) for task_id, task in given.items() if task_id not in known]
             if new:
                 self._record("tasks_added", {"tasks": new})
-                with self._queue_lock:
-                    self._queue = None
+                self._forget_queue()
         return len(new)
 
     def tasks(self, round: int | None = None) -> list[Task]:
@@ -485,7 +517,10 @@ class Store:
         return self._queue
 
     def _load_queue(self, round: int) -> RoundQueue:
-        queue = RoundQueue(round=round, tasks=self.tasks(round))
+        tasks = self.tasks(round)
+        lost = {image.image_id for image in self.withdrawn_images()}
+        withdrawn = {task.task_id for task in tasks if lost.intersection(task.image_ids)}
+        queue = RoundQueue(round=round, tasks=tasks, withdrawn=withdrawn)
         query = """
             SELECT task_id, rater_id, is_skip, server_time, standing.image_ids
             FROM standing_ratings AS standing JOIN tasks USING (task_id)
@@ -495,6 +530,11 @@ class Store:
             answer = Answer(is_skip=is_skip, at=server_time.replace(tzinfo=UTC), displayed=tuple(displayed))
             queue.note(task_id, rater_id, answer)
         return queue
+
+    def _forget_queue(self) -> None:
+        """It is loaded again when somebody asks: what is to be rated has changed."""
+        with self._queue_lock:
+            self._queue = None
 
     def _note(self, rating: Rating) -> None:
         """Tell the queue of a rating that was recorded. What was undone is what this rater wants to see next."""
@@ -573,8 +613,9 @@ class Store:
         return [rows.comparison(row) for row in self._rows(query, [round])]
 
     def answers(self, round: int | None = None) -> int:
-        """How many ratings stand that can be learned from, whatever was asked: no skips, no undos."""
-        return self._rows("SELECT count(*) FROM answers WHERE $1 IS NULL OR round = $1", [round])[0][0]
+        """How many ratings stand that can be learned from, whatever was asked: no skips, no undos, no lost pictures."""
+        query = f"SELECT count(*) FROM answers WHERE ($1 IS NULL OR round = $1) AND {_CAN_BE_SHOWN}"
+        return self._rows(query, [round])[0][0]
 
     def repeats(self, round: int | None = None) -> list[Repeat]:
         """Screens that a rater answered twice and took back neither time, by round, rater and rating."""
@@ -615,7 +656,7 @@ class Store:
 
     def write_snapshot(self, path: Path, up_to_round: int) -> Snapshot:
         """The answers of all rounds up to this one as Parquet; the same ratings give the same bytes."""
-        query = f"SELECT {rows.SNAPSHOT} FROM answers WHERE round <= ? {_COMPARISON_ORDER}"
+        query = f"SELECT {rows.SNAPSHOT} FROM answers WHERE round <= ? AND {_CAN_BE_SHOWN} {_COMPARISON_ORDER}"
         return snapshot.write(path, self._rows(query, [up_to_round]))
 
     def copy_to(self, path: Path) -> None:
@@ -680,6 +721,13 @@ class Store:
             )
 
 
+_CAN_BE_SHOWN = """
+    NOT EXISTS (
+        FROM withdrawn_images AS lost
+        WHERE lost.image_id IN (image_a, image_b) OR list_contains(images, lost.image_id)
+    )
+"""
+"""Of an answer: all its pictures are there, so that it can be learned from."""
 _COMPARISON_ORDER = "ORDER BY round, task_id, rater_id, image_a, image_b"
 
 

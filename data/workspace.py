@@ -195,6 +195,22 @@ class Workspace:
             )
         return self.images_dir / image_id[:2] / f"{image_id}.png"
 
+    def image_fault(self, image_id: str) -> str:
+        """What is wrong with the image's file, after the words "its file"; empty when it holds what was kept.
+
+        Raises:
+            ConfigError: not an id.
+            OSError: the disk does not answer, which says nothing about the file.
+        """
+        path = self.image_path(image_id)
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            return "is not a file of its own"
+        try:
+            found = hashlib.sha256(path.read_bytes()).hexdigest()
+        except FileNotFoundError:
+            return "is missing"
+        return "" if found == image_id else "is damaged: it does not hold what its name says"
+
     def add_image(self, png: bytes | Path) -> str:
         """Keep a PNG file under the hash of its bytes and return that hash. Adding it again changes nothing.
 

@@ -285,7 +285,7 @@ def _add_pairs(round: Round, reason: str) -> None:
         NotEnoughRatings: every pair was shown.
     """
     store = round.hub.store
-    tasks = make_tasks(round, store.images(round.number), _uncertainty(round), store.tasks(round.number))
+    tasks = make_tasks(round, store.usable_images(round.number), _uncertainty(round), store.tasks(round.number))
     if not tasks:
         raise NotEnoughRatings(
             f"Every pair of round {round.number}'s images was shown, and the fit refused the answers: {reason}",
@@ -451,7 +451,8 @@ def _snapshot(round: Round) -> str:
 def _drawn(round: Round) -> list[dict[str, str]]:
     """This round's images: their ids, prompts, and the seeds they were drawn from."""
     texts = {prompt.prompt_id: prompt.text for prompt in round.prompts}
-    images = sorted(round.hub.store.images(round.number), key=lambda image: (image.image_id, texts[image.prompt_id]))
+    usable = round.hub.store.usable_images(round.number)
+    images = sorted(usable, key=lambda image: (image.image_id, texts[image.prompt_id]))
     return [
         {"image_id": image.image_id, "prompt": texts[image.prompt_id], "seed": image.provenance["seed"]}
         for image in images
@@ -462,7 +463,7 @@ def _probe(round: Round) -> list[dict[str, str]]:
     """The first round's images, on which the rewards of all rounds can be compared."""
     store = round.hub.store
     texts = {prompt.prompt_id: prompt.text for prompt in store.prompts()}
-    return [{"image_id": image.image_id, "prompt": texts[image.prompt_id]} for image in store.images(1)]
+    return [{"image_id": image.image_id, "prompt": texts[image.prompt_id]} for image in store.usable_images(1)]
 
 
 def _checkpoint(round: Round) -> str:

@@ -143,6 +143,8 @@ async function refill() {
     // Tasks that are no longer ours (a lease ran out, the round is over) leave the queue unseen.
     const ids = new Set(offered.map((task) => task.task_id));
     queue = queue.filter((task) => ids.has(task.task_id));
+    // So does one on the screen whose picture is lost: the server has withdrawn it.
+    if (current && current.broken && !ids.has(current.task_id)) current = null;
   }
   for (const task of offered) {
     const known = rated.has(task.task_id) || (current && current.task_id === task.task_id) || queue.some((other) => other.task_id === task.task_id);
@@ -218,6 +220,7 @@ async function next() {
   const pictures = await task.pictures;
   if (current !== task) return;
   show(task, pictures);
+  if (task.broken) refill();
   await painted();
   if (current !== task) return;
   shownAt = performance.now();

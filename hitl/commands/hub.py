@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from fastapi import FastAPI
 
 from apps.accounts import Accounts
+from apps.lost_images import restore_images
 from apps.server import RunningServer, build_server, serve
 from data.store import Store
 from data.workspace import Workspace, write_atomically
@@ -41,6 +42,7 @@ def running_hub(workspace: Path | None, settings: list[str], *, create: bool) ->
         hub = Hub(workspace=folder, store=store, config=config, settings=settings)
         token = secrets.token_urlsafe(24)
         _require_accounts(store, config.server, folder)
+        restore_images(store, folder)
         app = build_server(
             store,
             folder,

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from apps.lost_images import lost_in_words
 from data.lock import holder
 from data.workspace import STAGES, Workspace
 from hitl.commands.reading import ask_hub, open_for_reading
@@ -30,6 +31,7 @@ def collect(folder: Workspace) -> dict[str, Any]:
             "answers": store.answers(),
             "raters": len(store.raters()),
             "rounds": rounds,
+            "lost": lost_in_words(store),
             "hub": None,
         }
     if held_by is not None:
@@ -48,6 +50,8 @@ def describe(status: dict[str, Any]) -> str:
             lines.append(f"round {entry['number']}: done, {_results(entry)}")
         else:
             lines.append(f"round {entry['number']}: next is {entry['next_stage']}")
+    if status["lost"]:
+        lines.append(status["lost"])
     if hub := status["hub"]:
         count = f" {hub['done']}/{hub['total']}" if hub["total"] else ""
         lines.append(f"running now (process {hub['pid']}): round {hub['round']}, {hub['message']}{count}")
