@@ -20,6 +20,7 @@ import uvicorn
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, RedirectResponse, Response
+from itsdangerous import TimestampSigner
 from starlette.exceptions import HTTPException
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -164,6 +165,24 @@ def _is_from_elsewhere(request: Request) -> bool:
     return request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
 
 
+class Sessions(SessionMiddleware):
+    """Signed sessions that a clock which is set back does not end."""
+
+    def __init__(self, app: ASGIApp, *, secret_key: str, **settings: Any) -> None:
+        super().__init__(app, secret_key=secret_key, **settings)
+        self.signer = _ForwardSigner(secret_key)
+
+
+class _ForwardSigner(TimestampSigner):
+    """Its time never goes back: the sessions opened before would be of the future then, which counts as forged."""
+
+    _latest = 0
+
+    def get_timestamp(self) -> int:
+        self._latest = max(self._latest, super().get_timestamp())
+        return self._latest
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
     """Tasks that a closing page will not rate."""
@@ -204,7 +223,7 @@ def build_server(
         builder.submit(lambda: asyncio.run(_mount_pages(app, desk, door))).result()
     app.add_middleware(PageGate, door=door)
     app.add_middleware(
-        SessionMiddleware,
+        Sessions,
         secret_key=secret,
         session_cookie=door.cookie,
         max_age=_SESSION_DAYS * 24 * 3600,

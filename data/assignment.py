@@ -43,30 +43,38 @@ class Answer:
 
 
 class Leases:
-    """Who is looking at which task, until when."""
+    """Who is looking at which task, from when until when. A lease from the future is none: the clock was set back.
+
+    Else whoever left would keep their tasks from the others for as long as it was set back by.
+    """
 
     def __init__(self) -> None:
-        self._until: dict[str, dict[str, datetime]] = {}
+        self._held: dict[str, dict[str, tuple[datetime, datetime]]] = {}
 
     def holders(self, task_id: str, now: datetime) -> set[str]:
-        held = self._until.get(task_id)
-        return {rater_id for rater_id, until in held.items() if until > now} if held else set()
+        held = self._held.get(task_id)
+        return {rater_id for rater_id, (since, until) in held.items() if since <= now < until} if held else set()
 
     def all_holders(self, now: datetime) -> set[str]:
-        return {rater_id for held in self._until.values() for rater_id, until in held.items() if until > now}
+        return {
+            rater_id
+            for held in self._held.values()
+            for rater_id, (since, until) in held.items()
+            if since <= now < until
+        }
 
-    def hold(self, task_id: str, rater_id: str, until: datetime) -> None:
-        self._until.setdefault(task_id, {})[rater_id] = until
+    def hold(self, task_id: str, rater_id: str, now: datetime, lease_s: float) -> None:
+        self._held.setdefault(task_id, {})[rater_id] = (now, now + timedelta(seconds=lease_s))
 
     def drop(self, task_id: str, rater_id: str) -> None:
-        held = self._until.get(task_id, {})
+        held = self._held.get(task_id, {})
         held.pop(rater_id, None)
         if not held:
-            self._until.pop(task_id, None)
+            self._held.pop(task_id, None)
 
     def drop_all(self, rater_id: str) -> None:
         """Of a rater who is not there any more."""
-        for task_id in list(self._until):
+        for task_id in list(self._held):
             self.drop(task_id, rater_id)
 
 
@@ -160,7 +168,10 @@ class RoundQueue:
     def _active(self, leases: Leases, now: datetime) -> set[str]:
         since = now - timedelta(seconds=ACTIVE_S)
         answering = {
-            rater_id for given in self.answers.values() for rater_id, answer in given.items() if answer.at > since
+            rater_id
+            for given in self.answers.values()
+            for rater_id, answer in given.items()
+            if since < answer.at <= now  # not the answers of tomorrow, after a clock was set back
         }
         return answering | leases.all_holders(now)
 

@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -473,13 +473,12 @@ class Store:
         come the repeats and gold tasks that are due, which are every rater's own.
         """
         now = now or datetime.now(UTC)
-        until = now + timedelta(seconds=lease_s)
         with self._queue_lock:
             queue = self._newest_queue()
             found = queue.open_to(rater_id, self._leases, limit=limit, now=now) if queue else []
             shown = [queue.displayed(task, rater_id) for task in found] if queue else []
             for task in found:
-                self._leases.hold(task.task_id, rater_id, until)
+                self._leases.hold(task.task_id, rater_id, now, lease_s)
         prompts = self._prompt_texts({task.prompt_id for task in found})
         return [
             Offer(task=task, prompt=prompts[task.prompt_id], image_ids=image_ids)
@@ -538,7 +537,6 @@ class Store:
 
     def _note(self, rating: Rating) -> None:
         """Tell the queue of a rating that was recorded. What was undone is what this rater wants to see next."""
-        now = datetime.now(UTC)
         with self._queue_lock:
             if rating.payload:
                 is_skip = events.is_skip(rating.kind, rating.payload)
@@ -546,7 +544,7 @@ class Store:
                 self._leases.drop(rating.task_id, rating.rater_id)
             else:
                 answer = None
-                self._leases.hold(rating.task_id, rating.rater_id, now + timedelta(seconds=_AFTER_UNDO_S))
+                self._leases.hold(rating.task_id, rating.rater_id, datetime.now(UTC), _AFTER_UNDO_S)
             if self._queue is not None and self._queue.round == self._tasks[rating.task_id].round:
                 self._queue.note(rating.task_id, rating.rater_id, answer)
 
