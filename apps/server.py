@@ -414,9 +414,7 @@ def serve(
         ConfigError: the address cannot be had, usually because another program listens there.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # The protocol is named because asyncio sends at once (TCP_NODELAY) only where it is. Without it the body of each
-    # answer waits for the browser to confirm its head: 40 ms, which it takes its time for.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     # Inherited by what it accepts. asyncio sets it only where the socket names its protocol, and without it the body of
     # an answer, written after the head, waits 40 ms for the client's delayed acknowledgement.

@@ -32,6 +32,15 @@ def displayed_order(task: Task, rater_id: str) -> tuple[str, ...]:
     return tuple(sorted(task.image_ids, key=lambda image_id: hashlib.sha256(f"{salt}{image_id}".encode()).digest()))
 
 
+def other_order(displayed: Sequence[str]) -> tuple[str, ...]:
+    """Every image where it was not before, and as many pairs as can be the other way round. A single image stays."""
+    back = [*reversed(displayed)]
+    if len(back) % 2 and len(back) > 1:  # the one in the middle would stay: it changes places with the next
+        middle = len(back) // 2
+        back[middle], back[middle + 1] = back[middle + 1], back[middle]
+    return tuple(back)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
     """A rating that stands, as far as assignment needs to know it."""
@@ -130,9 +139,9 @@ class RoundQueue:
         return [*held, *(due if free else []), *free][:limit]
 
     def displayed(self, task: Task, rater_id: str) -> tuple[str, ...]:
-        """The images in the order in which this rater is to see them: of a repeat, the other way round than before."""
+        """The images in the order in which this rater is to see them: of a repeat, none where it was before."""
         before = self._answer(task.repeats, rater_id)
-        return before.displayed[::-1] if before else displayed_order(task, rater_id)
+        return other_order(before.displayed) if before else displayed_order(task, rater_id)
 
     def answered_by(self, rater_id: str) -> int:
         """How many tasks this rater answered, checks counted and skips not."""

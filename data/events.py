@@ -132,9 +132,10 @@ def _tasks_added(connection: Connection, batch: Sequence[Event]) -> None:
         "purpose": "VARCHAR",
         "repeats": "VARCHAR",
         "worse": "VARCHAR",
+        "better": "VARCHAR",
     }
-    since_m002 = {"purpose": "learn", "repeats": None, "worse": None}
-    items = [(position, since_m002 | task) for position, task in _items(batch, "tasks")]
+    added_later = {"purpose": "learn", "repeats": None, "worse": None, "better": None}
+    items = [(position, added_later | task) for position, task in _items(batch, "tasks")]
     _insert_items(connection, "tasks", types, items)
 
 

@@ -21,20 +21,21 @@ class Share:
 
 
 def consistency(store: Store, round: int | None = None) -> dict[str, Share]:
-    """By rater: the share of repeats with swapped sides to which they gave the same answer as before."""
-    return _by_rater((each.rater_id, each.agreement) for each in store.repeats(round) if each.is_swapped)
+    """By rater: the share of their repeats, in another order, in which they said the same as before."""
+    return by_rater((each.rater_id, each.agreement) for each in store.repeats(round) if each.is_swapped)
 
 
 def reversals(store: Store, round: int | None = None) -> dict[str, Share]:
-    """By rater: the share of repeats with swapped sides in which they preferred first one image, then the other."""
-    return _by_rater((each.rater_id, each.reversal) for each in store.repeats(round) if each.is_swapped)
+    """By rater: the share of repeats in another order in which they preferred first one image, then the other."""
+    found = [each for each in store.repeats(round) if each.is_swapped]
+    return by_rater((each.rater_id, each.reversal) for each in found if each.reversal is not None)
 
 
 def gold_accuracy(store: Store, round: int | None = None) -> dict[str, Share]:
-    """By rater: the share of gold tasks in which they put the worse image last. A tie is wrong; `both bad` and a skip
-    are no answers.
+    """By rater: the share of gold tasks that they answered right. A tie is wrong; `both bad` and a skip are no
+    answers.
     """
-    return _by_rater((each.rater_id, each.correct) for each in store.gold_answers(round))
+    return by_rater((each.rater_id, each.correct) for each in store.gold_answers(round))
 
 
 def share(values: Iterable[float]) -> Share:
@@ -50,7 +51,8 @@ def share(values: Iterable[float]) -> Share:
     return Share(value=k / n, se=se, n=n)
 
 
-def _by_rater(found: Iterable[tuple[str, float]]) -> dict[str, Share]:
+def by_rater(found: Iterable[tuple[str, float]]) -> dict[str, Share]:
+    """The share of the numbers of each rater."""
     values: dict[str, list[float]] = defaultdict(list)
     for rater_id, value in found:
         values[rater_id].append(value)

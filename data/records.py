@@ -21,6 +21,8 @@ ShownAs = Literal["original", "display"]
 
 OVERALL = "overall"
 """The axis that the reward model learns from."""
+ALIGNMENT = "alignment"
+"""The axis that asks how far an image fits its text."""
 
 ROLES: tuple[Role, ...] = ("rater", "researcher", "admin")
 """Each may do what those before it may: rate; see the board; say who else may."""
@@ -107,11 +109,13 @@ class Task:
     """With what probability that choice fell on this pair; needed to correct for adaptive choice."""
     purpose: Purpose = "learn"
     """`learn`, or a check of the rater, which nothing learns from and no round waits for: a `repeat` shows a task again
-    with its sides swapped, and of a `gold` task it is known beforehand which image is worse."""
+    in another order, and of a `gold` task it is known beforehand which image is worse, or better."""
     repeats: str | None = None
     """Of a repeat: the id of the task that it shows again."""
     worse: str | None = None
-    """Of a gold task: the id of the image that anybody would put last."""
+    """Of a gold task: the id of the image that anybody would put last, or find bad by itself."""
+    better: str | None = None
+    """Of a gold task that asks for the best image alone: the id of the one that anybody would choose."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,30 +246,41 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repeat:
-    """A screen that one rater answered twice, the second time with its sides swapped."""
+    """A screen that one rater answered twice, the second time in another order."""
 
     rating_id: str
     first_rating_id: str
     round: int
     rater_id: str
     agreement: float
-    """Share of its pairs of images about which both answers say the same: 0 or 1 where there are two images."""
-    reversal: float
-    """Share of its pairs of images of which first the one and then the other was preferred."""
+    """Share of the answer that is the same: 0 or 1 for a pair, the best image or a single grade; of an order, the share
+    of its pairs of images; of several grades, the share of these."""
+    reversal: float | None
+    """Share of its pairs of images of which first the one and then the other was preferred; None for a single image."""
     is_swapped: bool
-    """Whether it was indeed shown the other way round."""
+    """Whether no image stood where it stood before. A single image has no other place."""
+    near: float | None
+    """Of grades on more than two levels: the share that differ by one step at most."""
+    tau: float | None
+    """Of two orders: Kendall's tau-b; None where one has nothing but ties."""
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether both answers are the same in all."""
+        return self.agreement == 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoldAnswer:
-    """What a rater said where it is known which image is worse. `Both bad` is no answer to that."""
+    """What a rater said where it is known which image is worse, or better. `Both bad` is no answer to that."""
 
     rating_id: str
     task_id: str
     round: int
     rater_id: str
     correct: float
-    """Share of the other images that were preferred to the worse one: 0 or 1 where there are two; a tie is not."""
+    """Share of the other images that were preferred to the worse one, 0 or 1 where there are two; a tie is not. Of the
+    best image and of grades 0 or 1 (`data.check_answers.correctness`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

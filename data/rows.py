@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from data.check_answers import GoldSaid, SaidTwice, agreement, correctness, near_agreement, reversal, tau_b
 from data.records import (
     Account,
     Comparison,
@@ -28,7 +29,7 @@ IMAGE = "image_id, prompt_id, round, width, height, provenance"
 WITHDRAWN_IMAGE = "image_id, reason, withdrawn_at"
 TASK = (
     "tasks.task_id, tasks.round, tasks.kind, tasks.prompt_id, tasks.image_ids, tasks.overlap, tasks.policy,"
-    " tasks.propensity, tasks.purpose, tasks.repeats, tasks.worse"
+    " tasks.propensity, tasks.purpose, tasks.repeats, tasks.worse, tasks.better"
 )
 RATER = "rater_id, name, kind, created_at"
 ACCOUNT = "rater_id, role, is_disabled, password_hash, sessions"
@@ -43,8 +44,8 @@ SNAPSHOT = (
     "round, task_id, prompt_id, prompt, task, split, rater_id, image_a, image_b, outcome, both_bad, left_side, "
     'images, "values", levels, propensity'
 )
-REPEAT = "rating_id, first_rating_id, round, rater_id, agreement, reversal, is_swapped"
-GOLD_ANSWER = "rating_id, task_id, round, rater_id, correct"
+REPEAT = "rating_id, first_rating_id, round, rater_id, is_swapped, said"
+GOLD_ANSWER = "rating_id, task_id, round, rater_id, worse, better, said"
 ROUND = "number, state, started_at, finished_at, config_sha"
 METRIC = "round, stage, step, name, coalesce(value, 'nan'::DOUBLE)"
 
@@ -79,6 +80,7 @@ def task(row: Row) -> Task:
         purpose=row[8],
         repeats=row[9],
         worse=row[10],
+        better=row[11],
     )
 
 
@@ -141,19 +143,24 @@ def comparison(row: Row) -> Comparison:
 
 
 def repeat(row: Row) -> Repeat:
+    said = [SaidTwice(**each) for each in row[5]]
     return Repeat(
         rating_id=row[0],
         first_rating_id=row[1],
         round=row[2],
         rater_id=row[3],
-        agreement=row[4],
-        reversal=row[5],
-        is_swapped=row[6],
+        agreement=agreement(said),
+        reversal=reversal(said),
+        is_swapped=row[4],
+        near=near_agreement(said),
+        tau=tau_b(said),
     )
 
 
 def gold_answer(row: Row) -> GoldAnswer:
-    return GoldAnswer(rating_id=row[0], task_id=row[1], round=row[2], rater_id=row[3], correct=row[4])
+    said = [GoldSaid(**each) for each in row[6]]
+    correct = correctness(said, worse=row[4], better=row[5])
+    return GoldAnswer(rating_id=row[0], task_id=row[1], round=row[2], rater_id=row[3], correct=correct)
 
 
 def round_(row: Row) -> Round:

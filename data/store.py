@@ -621,7 +621,7 @@ class Store:
         return [rows.repeat(row) for row in self._rows(query, [round])]
 
     def gold_answers(self, round: int | None = None) -> list[GoldAnswer]:
-        """What raters said where it is known which image is worse, by round, rater and task."""
+        """What raters said where it is known which image is worse or better, by round, rater and task."""
         query = f"""
             SELECT {rows.GOLD_ANSWER} FROM gold_answers
             WHERE $1 IS NULL OR round = $1 ORDER BY round, rater_id, task_id

@@ -38,16 +38,18 @@ def check_task(task: Task) -> None:
             f"Task {task.task_id} has overlap {task.overlap} and propensity {task.propensity}.",
             hint="Use an overlap of 1 or more and a propensity in (0, 1].",
         )
+    known = [image_id for image_id in (task.worse, task.better) if image_id is not None]
     is_whole = {
-        "learn": task.repeats is None and task.worse is None,
-        "repeat": task.repeats is not None and task.worse is None,
-        "gold": task.repeats is None and task.worse in task.image_ids,
+        "learn": task.repeats is None and not known,
+        "repeat": task.repeats is not None and not known,
+        "gold": task.repeats is None and len(known) == 1 and known[0] in task.image_ids,
     }
     if not is_whole.get(task.purpose):
         raise ConfigError(
             f"Task {task.task_id} is for {task.purpose!r}, repeats {task.repeats!r} and has the worse image "
-            f"{task.worse!r}.",
-            hint="A repeat names the task that it repeats, a gold task which of its images is worse, others neither.",
+            f"{task.worse!r} and the better image {task.better!r}.",
+            hint="A repeat names the task that it repeats, a gold task which of its images is worse or which is better,"
+            " others neither.",
         )
 
 

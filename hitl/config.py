@@ -151,11 +151,11 @@ class RateConfig:
     """Of `uncertain`: images of one prompt whose features' cosine is no less than this are one image to it. 1 or less;
     the random share is of all pairs."""
     repeats: float = 0.06
-    """Share of the tasks that their rater is shown again, ten or more screens later and with the sides swapped: 0 to
-    0.2. They come on top of ratings_per_round, are not learned from, and say how consistent a rater is."""
+    """Share of the tasks that their rater is shown again, ten or more screens later and in another order: 0 to 0.2.
+    They come on top of ratings_per_round, are not learned from, and say how consistent a rater is."""
     gold: float = 0.03
-    """Gold pairs beside each task: an image of the prompt and one of a prompt that has no word in common with it; 0 to
-    0.2. On top of ratings_per_round too, and not learned from: they say whether a rater looks."""
+    """Gold tasks beside each task: one of the images is of a prompt that has no word in common with the one that is
+    shown; 0 to 0.2. On top of ratings_per_round too, and not learned from: they say whether a rater looks."""
 
     def __post_init__(self) -> None:
         _at_least(1, "rate", self, "ratings_per_round", "overlap", "lease_s")

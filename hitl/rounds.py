@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from data import RATING_KINDS
 from data.checks import gold_of, repeats_of
 from data.prompt_list import read_prompts, starter_prompts
 from data.records import FINISHED, Image, Prompt, Task, standing_ratings
@@ -180,8 +179,6 @@ def make_tasks(
         for number, chosen in enumerate(choose(policy, candidates, config.ratings_per_round, chance))
     ]
     texts = {prompt.prompt_id: prompt.text for prompt in round.prompts}
-    if RATING_KINDS.load(config.kind).screen != "choose":  # what agreement means is known of pairs alone
-        return _numbered(round, tasks, len(made))
     checks = [*repeats_of(tasks, config.repeats, chance), *gold_of(tasks, texts, by_prompt, config.gold, chance)]
     return _numbered(round, chance.sample([*tasks, *checks], len(tasks) + len(checks)), len(made))
 

@@ -209,6 +209,19 @@ def test_ten_kills_at_random_moments_leave_the_same_store_and_weights(undisturbe
     assert outcome(root) == outcome(undisturbed)
 
 
+def end_killed_rounds(root: Path, *more: str, ratings: int, count: int = 1) -> None:
+    """Rounds whose hub dies by kill -9 after so many ratings, and which are then continued to the end."""
+    process = start_rounds(root, *more, count=count)
+    journal = Workspace(root).journal_path
+    while not journal.exists() or journal.read_bytes().count(b'"event":"rating_added"') < ratings:
+        assert process.poll() is None, finish(process)
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    code, _, err = finish(start_rounds(root, *more))
+    assert code == 0, err
+
+
 def test_rounds_that_ask_where_the_fit_is_unsure_end_the_same_when_killed_while_people_rate(tmp_path: Path):
     """kill -9 in the second round, whose pairs the first one's fit chose; 6 of 30 tasks come again, and 6 are gold."""
     settings = ("rate.policy=uncertain", "rate.repeats=0.2", "rate.ratings_per_round=30", "draw.images_per_prompt=4")
@@ -221,16 +234,23 @@ def test_rounds_that_ask_where_the_fit_is_unsure_end_the_same_when_killed_while_
         assert store.repeats(2)
         assert store.gold_answers(2)
         ratings = len(store.ratings())
-    process = start_rounds(killed, *more, count=2)
-    journal = Workspace(killed).journal_path
-    while not journal.exists() or journal.read_bytes().count(b'"event":"rating_added"') < ratings - 20:
-        assert process.poll() is None, finish(process)
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    code, _, err = finish(start_rounds(killed, *more))
-    assert code == 0, err
+    end_killed_rounds(killed, *more, count=2, ratings=ratings - 20)
     assert outcome(killed, 2) == outcome(once, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ranking", "best", "grades", "good_bad"])
+def test_rounds_of_every_kind_with_checks_end_the_same_when_killed_while_people_rate(kind: str, tmp_path: Path):
+    settings = (f"rate.kind={kind}", "rate.repeats=0.2", "rate.ratings_per_round=30", "draw.images_per_prompt=8")
+    more = [part for setting in settings for part in ("--set", setting)]
+    once, killed = tmp_path / "once", tmp_path / "killed"
+    code, _, err = finish(start_rounds(once, *more))
+    assert code == 0, err
+    with Store.open(Workspace(once)) as store:
+        assert store.repeats(1)
+        assert store.gold_answers(1)
+    end_killed_rounds(killed, *more, ratings=18)
+    assert outcome(killed) == outcome(once)
 
 
 def test_a_killed_worker_is_replaced_and_the_run_goes_on(undisturbed: Path, tmp_path: Path):

@@ -78,19 +78,19 @@ def hub(tmp_path: Path) -> Iterator[tuple[str, Store, Live, Workspace]]:
         yield served
 
 
-def rate_until(url: str, store: Store, live: Live, raters: list[SimulatedRater], done: int) -> None:
+def rate_until(url: str, store: Store, live: Live, raters: list[SimulatedRater], done: int, round: int = 1) -> None:
     """Let the raters work until the round has `done` ratings or more, then stop them."""
     stop = threading.Event()
     worker = threading.Thread(target=run, args=(url, raters, stop), kwargs={"poll_s": 0.02})
     worker.start()
     for _ in range(3000):
-        if store.progress(1).done >= done:
+        if store.progress(round).done >= done:
             break
         threading.Event().wait(0.01)
     stop.set()
     worker.join(60)
     assert not worker.is_alive()
-    assert store.progress(1).done >= done
+    assert store.progress(round).done >= done
 
 
 def test_a_crew_rates_a_round_in_turns_and_survives_being_stopped(hub: tuple[str, Store, Live, Workspace]) -> None:
@@ -129,6 +129,49 @@ def test_a_crew_is_given_checks_and_their_answers_do_not_depend_on_being_stopped
             gold = store.gold_answers(1)
             assert {each.rater_id for each in gold} == {rater.rater_id for rater in store.raters()}
             assert all(each.correct == 1.0 for each in gold)
+    assert found[0] == found[1]
+
+
+@pytest.mark.slow
+def test_checks_of_every_kind_are_answered_and_the_same_when_the_rater_is_stopped(tmp_path: Path) -> None:
+    """A round of each kind, 14 tasks of the same pictures for a rater; the first comes again, and in gold a small blue
+    square stands for a red circle.
+    """
+    rater = replace(crew(1, seed=5, taste_weight=0.2)[0], noise=1e-6)
+    found = []
+    for stops in ((14,), (11, 14)):
+        with a_hub(tmp_path / f"{len(stops)}", pairs=4) as (url, store, live, _):
+            pairs = [task.image_ids if n % 2 else task.image_ids[::-1] for n, task in enumerate(store.tasks(1))]
+            goods, poors = zip(*pairs, strict=True)
+            # By kind: how many good and poor pictures a task has, how many a gold task, and what is known of that.
+            asked = {
+                "ranking": ((2, 2), (3, 1), {"worse": poors[0]}),
+                "best": ((3, 1), (1, 3), {"better": goods[0]}),
+                "grades": ((1, 0), (0, 1), {"worse": poors[0]}),
+                "good_bad": ((1, 1), (1, 1), {"worse": poors[0]}),
+            }
+            for round, (kind, (usual, odd, known)) in enumerate(asked.items(), 2):
+                tasks = [
+                    Task(
+                        task_id=f"{kind} {number}",
+                        round=round,
+                        kind=kind,
+                        prompt_id=store.prompts()[0].prompt_id,
+                        image_ids=(*goods[: usual[0]], *poors[: usual[1]]),
+                    )
+                    for number in range(14)
+                ]
+                again = replace(tasks[0], task_id=f"{kind} again", purpose="repeat", repeats=tasks[0].task_id)
+                gold = replace(tasks[0], task_id=f"{kind} gold", purpose="gold", **known)
+                gold = replace(gold, image_ids=(*goods[: odd[0]], *poors[: odd[1]]))
+                store.start_round(round, "sha")
+                store.add_tasks([*tasks, again, gold])
+                live.enter("rate", "Waiting for ratings", round=round, rounds=5)
+                for done in stops:
+                    rate_until(url, store, live, [rater], done, round=round)
+                assert [(each.is_swapped, each.is_exact) for each in store.repeats(round)] == [(True, True)], kind
+                assert [each.correct for each in store.gold_answers(round)] == [1.0], kind
+            found.append([(each.task_id, each.payload, each.image_ids) for each in store.ratings()])
     assert found[0] == found[1]
 
 

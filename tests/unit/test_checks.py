@@ -2,6 +2,7 @@
 
 import logging
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -56,6 +57,29 @@ def test_a_gold_pair_is_an_image_of_the_prompt_and_one_of_a_prompt_without_a_com
     # The better image is `a` as often as `b`: 50 of 100 within 4 standard errors of 5.
     assert 30 < sum(task.image_ids[0] != task.worse for task in found) < 70
     assert {task.prompt_id for task in found} == set(TEXTS)
+
+
+@pytest.mark.parametrize(("kind", "count"), [("ranking", 4), ("best", 4), ("best", 5), ("grades", 1), ("good_bad", 3)])
+def test_gold_of_other_kinds_has_one_strange_image_and_that_of_the_best_one_of_the_prompt(kind: str, count: int):
+    chance = random.Random(0)
+    tasks = [replace(task, kind=kind, image_ids=tuple(map(image_id, range(count)))) for task in TASKS]
+    found = [task for _ in range(20) for task in gold_of(tasks, TEXTS, IMAGES, 0.05, chance)]
+    assert len(found) == 40
+    for task in found:
+        check_task(task)
+        own = set(task.image_ids) & set(IMAGES[task.prompt_id])
+        assert len(task.image_ids) == count
+        if kind == "best":
+            assert own == {task.better}
+        else:
+            assert {*task.image_ids} - own == {task.worse}
+
+
+def test_few_images_are_no_gold_of_the_best():
+    """Of the two strange images of the only contrast three are needed."""
+    tasks = [replace(task, kind="best", image_ids=tuple(map(image_id, range(4)))) for task in TASKS]
+    images = {"p": IMAGES["p"][:2], "q": IMAGES["q"][:2]}
+    assert gold_of(tasks, TEXTS, images, 0.2, random.Random(0)) == []
 
 
 def test_an_image_that_two_prompts_share_is_no_contrast():

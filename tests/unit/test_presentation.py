@@ -287,6 +287,8 @@ def _answer(task: Task) -> Answer:
         {"purpose": "gold"},
         {"purpose": "gold", "worse": "0" * 64},
         {"worse": image_id("one-a")},
+        {"better": image_id("one-a")},
+        {"purpose": "gold", "worse": image_id("one-a"), "better": image_id("one-b")},
         {"purpose": "exam"},
     ],
 )

@@ -190,6 +190,21 @@ def test_checks_lie_among_the_tasks_of_a_round_and_their_ids_do_not_tell(hub: Hu
     assert sum(places) / len(places) == pytest.approx(0.5, abs=0.06)
 
 
+@pytest.mark.parametrize("kind", ["best", "ranking", "grades", "good_bad"])
+def test_every_kind_has_its_checks(hub: Hub, kind: str):
+    """0.2 of 20 tasks are 4; of eight images of eight prompts there is gold of any size."""
+    prompts = [Prompt.of(f"a {word}") for word in "fox owl hen bee cat dog pig cow".split()]
+    hub.store.add_prompts(prompts)
+    for prompt in prompts:
+        hub.store.add_images(an_image(f"{prompt.text} {index}", prompt=prompt) for index in range(8))
+    rate = replace(hub.config.rate, kind=kind, ratings_per_round=20, repeats=0.2, gold=0.2)
+    round = Round(hub=hub, number=1, config=replace(hub.config, rate=rate), prompts=prompts)
+    tasks = make_tasks(round, hub.store.images(1), {})
+    assert hub.store.add_tasks(tasks) == len(tasks)
+    assert Counter(task.purpose for task in tasks) == {"learn": 20, "repeat": 4, "gold": 4}
+    assert {(task.kind, len(task.image_ids)) for task in tasks} == {(kind, rate.images_per_task)}
+
+
 def test_pairs_that_the_last_fit_is_unsure_of_are_asked_about_more_often(hub: Hub):
     """One pair of one prompt is ten times as uncertain as the other five of two prompts; 0.3 of two tasks is chance."""
     round = a_drawn_round(hub)
