@@ -10,6 +10,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -357,9 +358,9 @@ class _Compiled:
 
 
 def _value_and_gradient(
-    compiled: _Compiled, slope: np.ndarray, x: np.ndarray | csr_array, theta: np.ndarray, weights: np.ndarray
+    compiled: _Compiled, slope: np.ndarray, x: Any, theta: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    width = np.shape(x)[1]
+    width = x.shape[1]  # dense, or sparse where each thing has a score of its own
     scores = x @ theta[:width].astype(x.dtype)
     value, by_scores, by_extras = compiled.value_and_pull(slope, scores, theta[width:], weights)
     return value, np.vstack([x.T @ by_scores.astype(x.dtype), by_extras])
