@@ -32,6 +32,7 @@ from apps.door import RESEARCHER_ONLY, Doorkeeper, PageGate, log_refusal
 from apps.lost_images import check_image, lost_in_words
 from apps.proxy import ProxyGate, local_path
 from apps.session import RatingDesk, Receipt, Refused, Submission, Withdrawal
+from data.display_copies import DisplayCopies
 from data.records import Rater
 from data.store import Store
 from data.workspace import Workspace
@@ -206,7 +207,8 @@ def build_server(
     Without `accounts` a name is enough to come in until somebody has an account of their own.
     """
     app = FastAPI(title="hitl", docs_url=None, redoc_url=None, openapi_url=None)
-    desk = RatingDesk(store, live, rate)
+    copies = DisplayCopies(workspace)
+    desk = RatingDesk(store, live, rate, copies if rate.display_copies else None)
     # From the secret, because it is the workspace's own and outlasts a restart. So short a hash gives nothing away.
     workspace_id = sha256(secret.encode()).hexdigest()[:8]
     accounts = accounts or Accounts(store)
@@ -215,7 +217,7 @@ def build_server(
     add_entrance(app, desk, accounts, door)
     add_administration(app, accounts, door)
     _add_rating_routes(app, desk, door)
-    _add_image_route(app, workspace, door)
+    _add_image_routes(app, workspace, copies, door)
     _add_hub_routes(app, desk, door)
     # Within a running loop: outside of one Gradio makes a new event loop for every lock and leaves it open. In a thread
     # of its own, because the caller's may have one running already.
@@ -260,18 +262,28 @@ def _add_rating_routes(app: FastAPI, desk: RatingDesk, door: Doorkeeper) -> None
         return {"released": len(given_back.task_ids)}
 
 
-def _add_image_route(app: FastAPI, workspace: Workspace, door: Doorkeeper) -> None:
-    @app.get("/image/{image_id}")
-    def image(request: Request, image_id: str) -> FileResponse:
+def _add_image_routes(app: FastAPI, workspace: Workspace, copies: DisplayCopies, door: Doorkeeper) -> None:
+    # The name is the hash of the original's content, so the browser never needs to ask again.
+    kept = {"Cache-Control": "private, max-age=31536000, immutable"}
+
+    def original(request: Request, image_id: str) -> Path:
+        """The file, for whoever may see it."""
         if not door.is_researcher(request):
             door.rater(request)
         check_image(door.store, workspace, image_id)
-        # The name is the hash of the content, so the browser never needs to ask again.
-        return FileResponse(
-            workspace.image_path(image_id),
-            media_type="image/png",
-            headers={"Cache-Control": "private, max-age=31536000, immutable"},
-        )
+        return workspace.image_path(image_id)
+
+    @app.get("/image/{image_id}")
+    def image(request: Request, image_id: str) -> FileResponse:
+        return FileResponse(original(request, image_id), media_type="image/png", headers=kept)
+
+    @app.get("/image/{image_id}/display")
+    def display_copy(request: Request, image_id: str) -> FileResponse:
+        original(request, image_id)
+        copy = copies.path(image_id)
+        if copy is None:
+            raise Refused("There is no copy of this image.", hint="Ask for the image itself.", status=404)
+        return FileResponse(copy, media_type="image/webp", headers=kept)
 
 
 def _add_hub_routes(app: FastAPI, desk: RatingDesk, door: Doorkeeper) -> None:

@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, get_args
 
 from data import RATING_KINDS
+from data.display_copies import DisplayCopies
 from data.records import OVERALL, InputDevice, Offer, Rater, RaterKind, Rating, ScreenSize, ShownAs
 from data.store import Store
 from hitl.config import RateConfig
@@ -97,6 +98,8 @@ class RatingDesk:
     live: Live
     asked: RateConfig = field(default_factory=RateConfig)
     """What the project asks of its raters."""
+    copies: DisplayCopies | None = None
+    """Where large images are shown as copies; None shows the originals alone."""
     _joining: threading.Lock = field(default_factory=threading.Lock)
 
     def join(self, name: str, kind: str = "human") -> Rater:
@@ -140,7 +143,7 @@ class RatingDesk:
             progress["mine"] = self.store.answered(rater_id, progress["round"])
         return {
             "state": state,
-            "tasks": [describe(offer, self.asked) for offer in offers],
+            "tasks": [describe(offer, self.asked, self.copies) for offer in offers],
             "progress": progress,
             "live": describe_live(status, waiting_for_others=progress["done"] < progress["needed"]),
             "lease_s": self.asked.lease_s,
@@ -244,9 +247,10 @@ def clean_name(name: str) -> str:
     return clean
 
 
-def describe(offer: Offer, asked: RateConfig) -> dict[str, Any]:
+def describe(offer: Offer, asked: RateConfig, copies: DisplayCopies | None = None) -> dict[str, Any]:
     """A task as it travels: nothing in it tells which model or seed drew which image."""
     kind = RATING_KINDS.load(offer.task.kind)
+    has_copies = copies is not None and copies.are_wanted(offer.image_ids)
     return {
         "task_id": offer.task.task_id,
         "round": offer.task.round,
@@ -259,6 +263,7 @@ def describe(offer: Offer, asked: RateConfig) -> dict[str, Any]:
         "prompt": offer.prompt,
         "image_ids": list(offer.image_ids),
         "images": [f"image/{image_id}" for image_id in offer.image_ids],
+        "display_copies": [f"image/{image_id}/display" for image_id in offer.image_ids] if has_copies else None,
     }
 
 

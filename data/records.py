@@ -199,7 +199,8 @@ class Rating:
     screen_size: ScreenSize | None = None
     """`small` is a phone's: the images stand one above the other."""
     shown_as: ShownAs | None = None
-    """Which files were shown: the original images, or copies made for the screen."""
+    """Which files were on the screen when the choice was made: the original images, or (of one of them at least) a copy
+    made to be shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -136,6 +136,11 @@ class Workspace:
     def images_dir(self) -> Path:
         return self.root / "images"
 
+    @property
+    def display_dir(self) -> Path:
+        """Copies of images, made to be shown. May be deleted at any time."""
+        return self.root / "cache" / "display"
+
     def round_dir(self, number: int) -> Path:
         return self.root / "rounds" / f"{number:04d}"
 

@@ -156,6 +156,9 @@ class RateConfig:
     gold: float = 0.03
     """Gold tasks beside each task: one of the images is of a prompt that has no word in common with the one that is
     shown; 0 to 0.2. On top of ratings_per_round too, and not learned from: they say whether a rater looks."""
+    display_copies: bool = True
+    """Where an image's file is larger than 250 KB, show the images of its task as WebP copies of the same size in
+    pixels, so that the page need not wait for them; zooming fetches the originals. Each rating says which was shown."""
 
     def __post_init__(self) -> None:
         _at_least(1, "rate", self, "ratings_per_round", "overlap", "lease_s")

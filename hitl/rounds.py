@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data.checks import gold_of, repeats_of
+from data.display_copies import DisplayCopies
 from data.prompt_list import read_prompts, starter_prompts
 from data.records import FINISHED, Image, Prompt, Task, standing_ratings
 from data.store import Store
@@ -137,11 +138,23 @@ def draw_images(round: Round) -> dict[str, Any]:
             )
         )
     hub.store.add_images(images)
+    if config.rate.display_copies:
+        _make_display_copies(hub, [image.image_id for image in images])
     tasks = make_tasks(round, images, _uncertainty(round))
     hub.store.add_tasks(tasks)
     for row in result["images"]:
         (folder / row["file"]).unlink(missing_ok=True)
     return {"images": len(images), "tasks": sum(task.purpose == "learn" for task in tasks)}
+
+
+def _make_display_copies(hub: Hub, image_ids: Sequence[str]) -> None:
+    """Now, while nobody waits for a page to show them."""
+    copies = DisplayCopies(hub.workspace)
+    if copies.are_wanted(image_ids):
+        hub.live.enter("draw", "Making copies to show", total=len(image_ids))
+        for number, image_id in enumerate(image_ids, 1):
+            copies.path(image_id)
+            hub.live.advance(number, len(image_ids))
 
 
 def make_tasks(

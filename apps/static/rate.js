@@ -194,15 +194,34 @@ function poll(delay) {
 /* tasks and pictures */
 
 function prepare(task) {
-  const load = (url) => {
-    const picture = new Image();
-    picture.draggable = false;
-    picture.src = here(url);
-    return picture.decode().then(() => picture);
-  };
   const once = (url) => load(url).catch(() => new Promise((done) => setTimeout(done, 600)).then(() => load(url))).catch(() => null);
-  task.pictures = Promise.all(task.images.map(once));
+  const copies = task.display_copies || [];
+  task.pictures = Promise.all(task.images.map((url, side) => (copies[side] ? loadCopy(copies[side], url).catch(() => once(url)) : once(url))));
   return task;
+}
+
+function load(url) {
+  const picture = new Image();
+  picture.draggable = false;
+  picture.src = here(url);
+  return picture.decode().then(() => picture);
+}
+
+/** A large picture's copy, which knows where its original is. */
+function loadCopy(url, original) {
+  return load(url).then((picture) => { picture.dataset.original = original; return picture; });
+}
+
+/** Put the originals in place of the copies on the screen as they come; nobody waits for them. */
+function showOriginals() {
+  for (const copy of root.querySelectorAll('.card img[data-original]')) {
+    load(copy.dataset.original).then((original) => {
+      if (!copy.isConnected) return; // another task is on the screen
+      original.alt = copy.alt;
+      copy.replaceWith(original);
+      fit();
+    }).catch(() => {}); // the copy stays
+  }
 }
 
 const painted = () => new Promise((done) => {
@@ -340,7 +359,7 @@ function presentation() {
   const stacked = matchMedia('(max-width: 700px)').matches; // as in rate.css
   return {
     decide_ms: Math.max(0, Math.round(pressed.at - shownAt)), input_device: pressed.by,
-    screen_size: stacked ? 'small' : 'large', shown_as: 'original',
+    screen_size: stacked ? 'small' : 'large', shown_as: root.querySelector('.card img[data-original]') ? 'display' : 'original',
   };
 }
 
@@ -383,6 +402,7 @@ function zoom() {
   const on = root.classList.toggle('zoomed');
   find('[data-action="zoom"]').setAttribute('aria-pressed', String(on));
   fit();
+  if (on) showOriginals();
 }
 
 function saveHistory() {

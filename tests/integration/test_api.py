@@ -163,6 +163,7 @@ def test_a_picture_comes_by_its_hash_and_may_be_kept_for_ever(rater: httpx.Clien
         ("POST", "/api/undo"),
         ("POST", "/api/release"),
         ("GET", f"/image/{'0' * 64}"),
+        ("GET", f"/image/{'0' * 64}/display"),
     ],
 )
 def test_without_a_session_there_is_nothing(stranger: httpx.Client, method: str, path: str) -> None:
@@ -197,6 +198,27 @@ def test_a_link_in_place_of_an_image_is_not_followed(rater: httpx.Client, worksp
     path.parent.mkdir(parents=True, exist_ok=True)
     os.symlink(workspace.journal_path, path)
     assert rater.get(f"/image/{'f' * 64}").status_code == 404
+
+
+def test_a_copy_is_served_as_the_image_is_and_to_whom_it_is(
+    rater: httpx.Client, stranger: httpx.Client, workspace: Workspace
+) -> None:
+    (image_id, other) = rater.get("/api/tasks", params={"limit": 1}).json()["tasks"][0]["image_ids"]
+    reply, original = rater.get(f"/image/{image_id}/display"), rater.get(f"/image/{image_id}")
+    assert (reply.status_code, reply.headers["content-type"]) == (200, "image/webp")
+    for header in ("cache-control", "x-content-type-options", "content-security-policy"):
+        assert reply.headers[header] == original.headers[header]
+    assert Picture.open(io.BytesIO(reply.content)).size == (64, 64)
+    assert stranger.get(f"/image/{image_id}/display").status_code == 401
+    link = workspace.display_dir / other[:2] / f"{other}.webp"
+    link.parent.mkdir(parents=True, exist_ok=True)
+    os.symlink(workspace.journal_path, link)
+    try:
+        assert rater.get(f"/image/{other}/display").status_code == 404
+        assert rater.get(f"/image/{other}").status_code == 200
+    finally:
+        link.unlink()
+    assert rater.get(f"/image/{'0' * 64}/display").status_code == 404
 
 
 def test_a_page_of_another_site_cannot_rate(rater: httpx.Client, server: RunningServer, store: Store) -> None:

@@ -238,7 +238,6 @@ def test_rounds_that_ask_where_the_fit_is_unsure_end_the_same_when_killed_while_
     assert outcome(killed, 2) == outcome(once, 2)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ranking", "best", "grades", "good_bad"])
 def test_rounds_of_every_kind_with_checks_end_the_same_when_killed_while_people_rate(kind: str, tmp_path: Path):
     settings = (f"rate.kind={kind}", "rate.repeats=0.2", "rate.ratings_per_round=30", "draw.images_per_prompt=8")

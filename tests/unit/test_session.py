@@ -30,7 +30,20 @@ def one_pixel(value: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes([0, value]))) + chunk(b"IEND", b"")
 
 
-TOLD = {"task_id", "round", "kind", "screen", "levels", "controls", "axes", "flags", "prompt", "image_ids", "images"}
+TOLD = {
+    "task_id",
+    "round",
+    "kind",
+    "screen",
+    "levels",
+    "controls",
+    "axes",
+    "flags",
+    "prompt",
+    "image_ids",
+    "images",
+    "display_copies",
+}
 """All that a page hears of a task."""
 
 
@@ -114,6 +127,7 @@ def test_a_task_on_the_wire_says_nothing_of_model_or_seed(desk: RatingDesk) -> N
         "prompt",
         "image_ids",
         "images",
+        "display_copies",
     }
     assert set(seen["tasks"][0]) == told
     assert "secret-model" not in json.dumps(seen)
