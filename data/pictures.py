@@ -12,7 +12,7 @@ LARGEST_SHOWN = 250_000
 """Bytes of a picture that a page fetches without waiting; a larger file is shown as a copy."""
 _QUALITIES = (90, 80, 70, 60, 50)
 _METHOD = 2
-"""Of WebP's seven: half the time of its default, 4, for 3 % more bytes (`benchmarks/display_copies.py`)."""
+"""Of WebP's seven: two thirds of the time of its default, 4, for as many bytes (`benchmarks/display_copies.py`)."""
 _LARGEST_SIDE = 16_383
 
 
