@@ -37,7 +37,7 @@ from data.records import Rater
 from data.store import Store
 from data.workspace import Workspace
 from hitl.config import RateConfig
-from hitl.core.errors import ConfigError, HitlError
+from hitl.core.errors import ConfigError, DiskFull, HitlError
 from hitl.core.live import Live
 
 logger = logging.getLogger(__name__)
@@ -370,7 +370,11 @@ def _answer_errors_in_words(app: FastAPI) -> None:
             status = 400
         else:  # the disk is full, the store is shut: the browser keeps the rating and tries again
             logger.error("%s %s failed: %s", request.method, request.url.path, error.message)
-            status = 503
+            # The log tells paths and reasons; a rater cannot do anything with them, and they are none of theirs.
+            told = (
+                "The server’s disk is full." if isinstance(error, DiskFull) else "The server cannot store anything now."
+            )
+            return error_response(request, 503, told, "Tell whoever runs the project; nothing that you did is lost.")
         return error_response(
             request, status, error.message, error.hint, wait_s=error.wait_s if isinstance(error, Refused) else None
         )

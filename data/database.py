@@ -4,6 +4,7 @@ The only module that imports duckdb. It knows of tables, not of facts: those are
 """
 
 import contextlib
+import errno
 import logging
 import os
 import threading
@@ -15,7 +16,7 @@ from typing import Any
 import duckdb
 
 from data.migrations import LATEST, MIGRATIONS
-from hitl.core.errors import StoreError
+from hitl.core.errors import DiskFull, StoreError
 
 logger = logging.getLogger(__name__)
 
@@ -123,8 +124,10 @@ class Database:
             try:
                 yield
             except duckdb.Error as error:
-                raise StoreError(
-                    f"The store could not be written: {_reason(error)}.",
+                reason = _reason(error)
+                kind = DiskFull if os.strerror(errno.ENOSPC) in reason else StoreError
+                raise kind(
+                    f"The store could not be written: {reason}.",
                     hint="Free some space on the disk, then start again: what was acknowledged is safe.",
                 ) from error
             except RuntimeError as error:

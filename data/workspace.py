@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hitl.core.errors import ConfigError, WorkspaceError
+from hitl.core.errors import ConfigError, DiskFull, WorkspaceError
 
 STAGES = ("draw", "rate", "fit", "train", "evaluate")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -33,7 +33,7 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise WorkspaceError(
+            raise DiskFull(
                 f"The disk is full: {path} could not be written{_free_space(path)}.",
                 hint="Free some space (old rounds hold the most), then run the same command again: it goes on.",
             ) from error

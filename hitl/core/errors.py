@@ -38,6 +38,10 @@ class StoreError(HitlError):
     """The store or its journal cannot be opened, is held by another process, or disagrees with itself."""
 
 
+class DiskFull(WorkspaceError, StoreError):
+    """There is no room for what was to be written. Nothing of it was."""
+
+
 class NotEnoughRatings(HitlError):
     """A stage needs more ratings than there are."""
 
