@@ -324,7 +324,7 @@ async def _mount_pages(app: FastAPI, desk: RatingDesk, door: Doorkeeper) -> None
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the import: Gradio would send home what runs where
     import gradio as gr
 
-    from apps.board import build_board
+    from apps.board.page import build_board
     from apps.rate import build_rate_page
 
     @app.get("/board", response_model=None)

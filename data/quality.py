@@ -1,14 +1,34 @@
-"""How far a rater can be relied on, by their own answers to repeats and gold: views of the store that weigh nobody.
+"""How raters rate: views of the store, by rater, that say who needs a look and take nothing away from anybody.
 
-Nothing is taken away from anybody here: ratings stay, and who follows whom how far is the reward fit's to say.
+Ratings stay as they are; how far the reward model follows whom is its fit's to say.
 """
 
 import math
+import statistics
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 
+from scipy.special import betainc
+
+from data.answered import Answered
+from data.records import Rater
 from data.store import Store
+
+TURNED_BELOW, WEAK_BELOW = 0.0, 0.5
+"""Reliability: whoever is surely below answers the other way round, or hardly follows what others answer."""
+ONE_SIDED_ABOVE = 0.5
+"""Side bias in log-odds: of two equal pictures the one side is taken 62 % of the time."""
+CONSISTENT_ABOVE = 0.6
+GOLD_ABOVE = 0.8
+"""Shares that a rater should not be surely below."""
+_SURE = 2.0
+"""Standard errors that an estimate must be beyond its bound."""
+_SURELY = 0.975
+"""How probable it must be that a share is below its bound."""
+_HASTY_SHARE, _HASTY_S = 1 / 3, 1.0
+"""Answers faster than this share of the typical rater's median, and than so many seconds, were hardly looked at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +38,114 @@ class Share:
     value: float
     se: float
     n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slopes:
+    """What a fit found of a rater: P(left) = sigmoid(reliability * difference of scores + side bias)."""
+
+    reliability: float
+    reliability_se: float
+    side_bias: float
+    """In log-odds; nan where nothing was shown side by side."""
+    side_bias_se: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaterQuality:
+    """All that is known of how one rater rates."""
+
+    rater: Rater
+    answers: int
+    """That stand, checks included and skips not."""
+    skips: int
+    left: Share | None
+    """Of screens on which the first and the last picture were not put equal: how often the first was better. Of pairs,
+    that is the left one. None here and below where nothing was asked that tells."""
+    ties: Share | None
+    """Of pairs of pictures that were compared: put equal, both bad included."""
+    consistency: Share | None
+    gold: Share | None
+    dwell_s: tuple[float, ...]
+    """Of each answer, from the pictures' being shown to its being given."""
+    last_at: datetime
+    slopes: Slopes | None
+    doubts: tuple[str, ...] = ()
+    """Why somebody should have a look, in words; most have none."""
+
+    @property
+    def median_s(self) -> float:
+        return statistics.median(self.dwell_s) if self.dwell_s else math.nan
+
+
+def raters_quality(
+    store: Store, said: Iterable[Answered], slopes: Mapping[str, Slopes], round: int | None = None
+) -> list[RaterQuality]:
+    """Every rater who did something in the round, or in any: those in doubt first, then by name."""
+    own: dict[str, list[Answered]] = defaultdict(list)
+    for each in said:
+        own[each.rating.rater_id].append(each)
+    repeated, gold = consistency(store, round), gold_accuracy(store, round)
+    known = {rater.rater_id: rater for rater in store.raters()}
+    found = [
+        _quality(known[rater_id], answers, repeated.get(rater_id), gold.get(rater_id), slopes.get(rater_id))
+        for rater_id, answers in own.items()
+        if rater_id in known
+    ]
+    medians = [each.median_s for each in found if each.dwell_s]
+    typical_s = statistics.median(medians) if medians else math.nan
+    with_doubts = [_with_doubts(each, typical_s) for each in found]
+    return sorted(with_doubts, key=lambda each: (-len(each.doubts), each.rater.name.casefold()))
+
+
+def _quality(
+    rater: Rater, own: Sequence[Answered], repeated: Share | None, gold: Share | None, slopes: Slopes | None
+) -> RaterQuality:
+    given = [each for each in own if not each.is_skip]
+    sides = [side for each in given if (side := each.first_beats_last()) is not None]
+    ties = [tied for each in given if (tied := each.tied_share()) is not None]
+    return RaterQuality(
+        rater=rater,
+        answers=len(given),
+        skips=len(own) - len(given),
+        left=share(sides) if sides else None,
+        ties=share(ties) if ties else None,
+        consistency=repeated,
+        gold=gold,
+        dwell_s=tuple(each.rating.dwell_ms / 1000 for each in given),
+        last_at=max(each.rating.server_time for each in own),
+        slopes=slopes,
+    )
+
+
+def _with_doubts(quality: RaterQuality, typical_s: float) -> RaterQuality:
+    return replace(quality, doubts=tuple(_doubts(quality, typical_s)))
+
+
+def _doubts(quality: RaterQuality, typical_s: float) -> Iterable[str]:
+    slopes = quality.slopes
+    if slopes is not None:
+        most = slopes.reliability + _SURE * slopes.reliability_se
+        if most < TURNED_BELOW:
+            yield "answers the other way round than the others"
+        elif most < WEAK_BELOW:
+            yield "hardly follows what the others answer"
+        if abs(slopes.side_bias) - _SURE * slopes.side_bias_se > ONE_SIDED_ABOVE:
+            yield f"takes the {'left' if slopes.side_bias > 0 else 'right'} picture whatever it shows"
+    if _is_surely_below(quality.consistency, CONSISTENT_ABOVE):
+        yield "answers the same question differently the next time"
+    if _is_surely_below(quality.gold, GOLD_ABOVE):
+        yield "misses what is known to be worse"
+    if quality.median_s < min(_HASTY_SHARE * typical_s, _HASTY_S):
+        yield f"answers in {quality.median_s:.1f} s where {typical_s:.1f} s are usual"
+
+
+def _is_surely_below(found: Share | None, bound: float) -> bool:
+    """By the posterior that the standard error is of: of one wrong answer nobody is sure."""
+    if found is None:
+        return False
+    right = found.value * found.n
+    return float(betainc(right + 0.5, found.n - right + 0.5, bound)) > _SURELY
 
 
 def consistency(store: Store, round: int | None = None) -> dict[str, Share]:

@@ -605,6 +605,11 @@ class Store:
         )
         return [rows.rating(row) for row in found]
 
+    def has_ratings(self, round: int) -> bool:
+        """Whether anybody rated or skipped anything in a round."""
+        query = "SELECT EXISTS (FROM ratings JOIN tasks USING (task_id) WHERE tasks.round = ?)"
+        return self._rows(query, [round])[0][0]
+
     def comparisons(self, round: int | None = None) -> list[Comparison]:
         """What the ratings that stand say, without skips and checks, by round, task and rater."""
         query = f"SELECT {rows.COMPARISON} FROM comparisons WHERE $1 IS NULL OR round = $1 {_COMPARISON_ORDER}"
@@ -649,6 +654,11 @@ class Store:
             [round, stage],
         )
         return [rows.metric(row) for row in found]
+
+    @property
+    def position(self) -> int:
+        """Number of the last fact: what was worked out at the same one still holds."""
+        return self._seen.seq
 
     # -- copies ---------------------------------------------------------------------------------------------------
 

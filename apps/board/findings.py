@@ -1,0 +1,173 @@
+"""What the board shows, worked out from the store in a thread of its own, at most every 15 s and when it changed."""
+
+import logging
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from data.agreement import Agreement
+from data.answered import Answered, agreements, answered, snapshot_rows
+from data.quality import RaterQuality, Slopes, raters_quality
+from data.records import Image
+from data.store import Store
+from hitl.core.errors import NotEnoughRatings
+from reward_models.answers import answers_from_rows
+from reward_models.reliability import reliability_of
+
+logger = logging.getLogger(__name__)
+
+EVERY_S = 15.0
+"""Least time between two findings of one round."""
+_REST = 10
+"""And at least so many times what they took: of a hundred thousand ratings they take seconds."""
+_WAIT_S = 0.6
+"""How long a page waits for the first findings before it says that they are being worked out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coverage:
+    """How many answers show an image of each prompt by each model."""
+
+    models: tuple[str, ...]
+    prompts: tuple[str, ...]
+    """Their texts, in order of arrival."""
+    answers: tuple[tuple[int | None, ...], ...]
+    """For each model, by prompt; None where that model drew nothing for that prompt."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """The state of one round, or of all, at one position of the store."""
+
+    round: int | None
+    position: int
+    given: tuple[datetime, ...]
+    """When each answer came; skips left out, checks not."""
+    agreements: Mapping[str, Agreement]
+    raters: Sequence[RaterQuality]
+    coverage: Coverage
+
+
+def find(store: Store, round: int | None) -> Findings:
+    """All of it, now. `round` is a number, or None for every round."""
+    position = store.position
+    said = answered(store, round)
+    return Findings(
+        round=round,
+        position=position,
+        given=tuple(each.rating.server_time for each in said if not each.is_skip),
+        agreements=agreements(said),
+        raters=raters_quality(store, said, _slopes(said), round),
+        coverage=_coverage(store, said, round),
+    )
+
+
+def _slopes(said: Sequence[Answered]) -> dict[str, Slopes]:
+    answers = answers_from_rows(snapshot_rows(said))
+    if not answers:
+        return {}
+    try:
+        fitted = reliability_of(answers).raters
+    except NotEnoughRatings as error:
+        logger.info("Raters' reliability is not known: %s", error.message)
+        return {}
+    return {
+        rater_id: Slopes(
+            reliability=found.reliability,
+            reliability_se=found.reliability_se,
+            side_bias=found.side_bias,
+            side_bias_se=found.side_bias_se,
+        )
+        for rater_id, found in fitted.items()
+    }
+
+
+def _coverage(store: Store, said: Sequence[Answered], round: int | None) -> Coverage:
+    texts = {prompt.prompt_id: prompt.text for prompt in store.prompts()}
+    model_of: dict[tuple[str, int], str] = {}
+    drawn: set[tuple[str, str]] = set()
+    for image in store.images(round):
+        name = _model_name(image)
+        model_of[image.image_id, image.round] = name
+        drawn.add((name, image.prompt_id))
+    counted: dict[tuple[str, str], int] = defaultdict(int)
+    for each in said:
+        if each.is_skip or each.task.purpose != "learn":
+            continue
+        for name in {model_of[image_id, each.task.round] for image_id in each.task.image_ids}:
+            counted[name, each.task.prompt_id] += 1
+    models = list(dict.fromkeys(model_of.values()))  # in order of the rounds
+    prompts = [prompt_id for prompt_id in texts if any((name, prompt_id) in drawn for name in models)]
+    return Coverage(
+        models=tuple(models),
+        prompts=tuple(texts[prompt_id] for prompt_id in prompts),
+        answers=tuple(
+            tuple(counted[name, prompt_id] if (name, prompt_id) in drawn else None for prompt_id in prompts)
+            for name in models
+        ),
+    )
+
+
+def _model_name(image: Image) -> str:
+    """By what the draw noted: the pretrained model, or the policy that a round left behind."""
+    trained = image.provenance.get("policy_round")
+    if trained is None:
+        return f"drawn in round {image.round}"
+    return f"policy of round {trained}" if trained else "reference"
+
+
+@dataclass(slots=True)
+class _Kept:
+    """The last findings of a round, and those on their way."""
+
+    findings: Findings | None = None
+    next_at: float = 0.0
+    """When they may be renewed; monotonic seconds."""
+    coming: "Future[Findings] | None" = None
+
+
+@dataclass(slots=True)
+class Finder:
+    """Findings for any number of open pages: worked out once for all of them, and never while a page waits for long."""
+
+    store: Store
+    _kept: dict[int | None, _Kept] = field(default_factory=lambda: defaultdict(_Kept))
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _worker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="findings"))
+
+    def latest(self, round: int | None) -> Findings | None:
+        """The newest there are, perhaps of some seconds ago; None while the first are being worked out."""
+        with self._lock:
+            kept = self._kept[round]
+            is_old = kept.findings is None or (
+                kept.findings.position != self.store.position and time.monotonic() >= kept.next_at
+            )
+            if kept.coming is None and is_old:
+                kept.coming = self._worker.submit(self._renew, round)
+            coming, findings = kept.coming, kept.findings
+        if findings is not None or coming is None:
+            return findings
+        try:
+            return coming.result(timeout=_WAIT_S)
+        except TimeoutError:
+            return None
+
+    def _renew(self, round: int | None) -> Findings:
+        started = time.monotonic()
+        found: Findings | None = None
+        try:
+            found = find(self.store, round)
+            return found
+        except Exception:
+            logger.exception("What the board shows could not be worked out.")
+            raise
+        finally:
+            now = time.monotonic()
+            with self._lock:
+                kept = self._kept[round]
+                kept.findings, kept.coming = found or kept.findings, None
+                kept.next_at = now + max(EVERY_S, _REST * (now - started))
