@@ -1,9 +1,9 @@
-"""How long the board takes to renew itself: with 100 raters and 10,000 ratings, and to open.
+"""How long the board takes to open and to renew itself, with 100 raters and 10,000 ratings.
 
     python -m benchmarks.board --out benchmarks/results/board.json
 
-A store is filled with the ratings of a simulated crowd. Timed are: all that the board works out of it (in a thread of its
-own, at most every 15 s), and what an open page waits for: the answers of its own functions, asked as Gradio asks them.
+A store is filled with the ratings of a simulated crowd. Timed are: all that the board works out of it, in a thread of
+its own and at most every 15 s; how long the first page waits for that; and what an open page waits for every 15 s.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def measure(folder: Path, *, raters: int, ratings: int) -> dict[str, Any]:
 
 
 def fill(store: Store, *, raters: int, ratings: int) -> int:
-    """Pairs of their own images for `_PROMPTS` prompts, each rated by two; repeats and gold beside. How many ratings."""
+    """Pairs of their own images, each rated by two; repeats and gold beside. Returns how many ratings."""
     prompts = [Prompt.of(f"prompt number {number}") for number in range(_PROMPTS)]
     tasks, images = [], []
     for number in range(round(ratings / _OVERLAP)):

@@ -119,10 +119,11 @@ def _quality(
 
 
 def _with_doubts(quality: RaterQuality, typical_s: float) -> RaterQuality:
-    return replace(quality, doubts=tuple(_doubts(quality, typical_s)))
+    return replace(quality, doubts=tuple(doubts(quality, typical_s)))
 
 
-def _doubts(quality: RaterQuality, typical_s: float) -> Iterable[str]:
+def doubts(quality: RaterQuality, typical_s: float) -> Iterable[str]:
+    """Why somebody should look at a rater, where that is sure enough. `typical_s` is the median rater's median answer."""
     slopes = quality.slopes
     if slopes is not None:
         most = slopes.reliability + _SURE * slopes.reliability_se

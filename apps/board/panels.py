@@ -162,7 +162,7 @@ def _place(seconds: float) -> float:
 def _agreement(findings: Findings) -> tuple[str, str]:
     note = (
         "Krippendorff’s α with its 95 % interval over tasks: 1 is full agreement, 0 is chance, 0.67 and 0.8 are the"
-        " usual bounds for tentative and for firm conclusions. Taste is mostly at 0.2 to 0.5, and nothing here depends on α."
+        " usual bounds for tentative and for firm conclusions. Taste is mostly at 0.2 to 0.5; nothing depends on α."
     )
     if not findings.agreements:
         return _nothing("Not known: nothing has answers of two raters yet. Set rate.overlap to 2 or more."), note
