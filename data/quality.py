@@ -123,7 +123,7 @@ def _with_doubts(quality: RaterQuality, typical_s: float) -> RaterQuality:
 
 
 def doubts(quality: RaterQuality, typical_s: float) -> Iterable[str]:
-    """Why somebody should look at a rater, where that is sure enough. `typical_s` is the median rater's median answer."""
+    """Why somebody should look at a rater, where that is sure; `typical_s` is the median rater's median answer."""
     slopes = quality.slopes
     if slopes is not None:
         most = slopes.reliability + _SURE * slopes.reliability_se
