@@ -1,5 +1,6 @@
 """The routes by which people come in, and those by which an admin or `hitl raters` says who may."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,12 +8,12 @@ from fastapi import Depends, FastAPI, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from apps.accounts import INVITE_DAYS, Accounts
-from apps.answers import STATIC
+from apps.answers import spoken_page
 from apps.door import Doorkeeper
 from apps.proxy import address_of
 from apps.session import RatingDesk, Refused
 from data.erasure import Fate
-from data.records import Role
+from data.records import Rater, Role
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +22,9 @@ class Joining:
 
     name: str
     kind: str = "human"
+    consent: str = ""
+    """The version of the text that the page showed and they agreed to, and its language."""
+    language: str = "en"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +49,8 @@ class Redeeming:
     token: str
     name: str = ""
     password: str = ""
+    consent: str = ""
+    language: str = "en"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,11 +93,10 @@ def add_entrance(app: FastAPI, desk: RatingDesk, accounts: Accounts, door: Doork
     def join_page() -> Response:
         if accounts.is_open:
             return RedirectResponse("./", status_code=303)
-        page = (STATIC / "join.html").read_text(encoding="utf-8")
-        return HTMLResponse(page, headers={"Cache-Control": "no-store"})
+        return HTMLResponse(spoken_page("join.html"), headers={"Cache-Control": "no-store"})
 
     @app.post("/api/join")
-    def join(request: Request, joining: Joining) -> dict[str, str]:
+    def join(request: Request, joining: Joining) -> dict[str, Any]:
         # Simulated raters are programs of ours and bring the token.
         if not accounts.is_open and not (joining.kind == "simulated" and door.has_token(request)):
             raise Refused(
@@ -100,11 +105,11 @@ def add_entrance(app: FastAPI, desk: RatingDesk, accounts: Accounts, door: Doork
                 status=403,
             )
         rater = desk.join(joining.name, joining.kind)
-        door.let_in(request, rater)
+        _let_in(door, request, rater, joining)
         return door.describe(rater)
 
     @app.post("/api/login")
-    def login(request: Request, sent: Login) -> dict[str, str]:
+    def login(request: Request, sent: Login) -> dict[str, Any]:
         rater = accounts.login(sent.name, sent.password, address=address_of(request.scope))
         door.let_in(request, rater)
         return _described(door, accounts, rater)
@@ -114,9 +119,9 @@ def add_entrance(app: FastAPI, desk: RatingDesk, accounts: Accounts, door: Doork
         return accounts.look(sent.token, address=address_of(request.scope))
 
     @app.post("/api/invite")
-    def redeem(request: Request, sent: Redeeming) -> dict[str, str]:
+    def redeem(request: Request, sent: Redeeming) -> dict[str, Any]:
         rater = accounts.redeem(sent.token, name=sent.name, password=sent.password, address=address_of(request.scope))
-        door.let_in(request, rater)
+        _let_in(door, request, rater, sent)
         return _described(door, accounts, rater)
 
     @app.post("/api/leave")
@@ -155,6 +160,14 @@ def add_administration(app: FastAPI, accounts: Accounts, door: Doorkeeper) -> No
         return accounts.erase(sent.name, ratings=sent.ratings)
 
 
-def _described(door: Doorkeeper, accounts: Accounts, rater: Any) -> dict[str, str]:
+def _let_in(door: Doorkeeper, request: Request, rater: Rater, sent: Joining | Redeeming) -> None:
+    """With their consent, if the text is still the one that they saw; else the rating page asks."""
+    door.let_in(request, rater)
+    if sent.consent:
+        with suppress(Refused):
+            door.welcome.agree(rater, sent.consent, sent.language)
+
+
+def _described(door: Doorkeeper, accounts: Accounts, rater: Rater) -> dict[str, Any]:
     """As for the rating page, with the role: a researcher's first page is the board."""
     return {**door.describe(rater), "role": accounts.store.account(rater.rater_id).role}

@@ -3,6 +3,7 @@
 import hmac
 import logging
 from dataclasses import dataclass, field
+from typing import Any
 
 from fastapi import Request
 from starlette.responses import RedirectResponse
@@ -13,6 +14,7 @@ from apps.answers import error_response
 from apps.limits import RateLimit, whole_seconds
 from apps.proxy import address_of, local_path
 from apps.session import Refused, check_same_rater
+from apps.welcome import Welcome
 from data.records import Rater, Role
 from data.store import Store
 
@@ -33,6 +35,7 @@ class Doorkeeper:
 
     store: Store
     accounts: Accounts
+    welcome: Welcome
     token: str
     workspace_id: str
     limit: RateLimit = field(default_factory=lambda: RateLimit(_PER_SECOND, _BURST))
@@ -93,9 +96,25 @@ class Doorkeeper:
             )
         return known
 
-    def describe(self, rater: Rater) -> dict[str, str]:
-        """A rater for their page, which keeps what is not sent yet under these two ids."""
-        return {"rater_id": rater.rater_id, "name": rater.name, "workspace_id": self.workspace_id}
+    def rater_who_agreed(self, request: Request) -> Rater:
+        """The same, who agreed to what is kept of them.
+
+        Raises:
+            Refused: they did not.
+        """
+        rater = self.rater_at_work(request)
+        self.welcome.require_consent(rater)
+        return rater
+
+    def describe(self, rater: Rater) -> dict[str, Any]:
+        """A rater for their page, which keeps what is not sent yet under these two ids, and what comes first."""
+        return {
+            "rater_id": rater.rater_id,
+            "name": rater.name,
+            "workspace_id": self.workspace_id,
+            "needs": self.welcome.needs(rater),
+            "break_every": self.welcome.asked.break_every,
+        }
 
     def may(self, request: Request, role: Role) -> bool:
         """Whether the request's session is of somebody with that role, asked of the store each time."""

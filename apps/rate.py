@@ -1,12 +1,12 @@
 """The rater's page: one Gradio component that is a whole screen, with its own template, style and script."""
 
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-_STATIC = Path(__file__).parent / "static"
-_SCRIPTS = ("outbox.js", "screens.js", "extras.js", "rate.js")
+from apps.languages import STATIC, as_script
+
+_SCRIPTS = ("words.js", "outbox.js", "screens.js", "extras.js", "zoom.js", "practice.js", "pauses.js", "rate.js")
 
 
 def build_rate_page() -> tuple[gr.Blocks, dict[str, Any]]:
@@ -19,7 +19,7 @@ def build_rate_page() -> tuple[gr.Blocks, dict[str, Any]]:
             value="",
             html_template=read_static("rate.html"),
             css_template=read_static("rate.css"),
-            js_on_load=_as_scope(*map(read_static, _SCRIPTS)),
+            js_on_load=_as_scope(as_script(), *map(read_static, _SCRIPTS)),
             apply_default_css=False,
             elem_id="rating-screen",
         )
@@ -39,7 +39,7 @@ def plain_theme() -> gr.themes.Base:
 
 
 def read_static(name: str) -> str:
-    return (_STATIC / name).read_text(encoding="utf-8")
+    return (STATIC / name).read_text(encoding="utf-8")
 
 
 def _as_scope(*scripts: str) -> str:

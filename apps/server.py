@@ -31,7 +31,9 @@ from apps.answers import error_response
 from apps.door import RESEARCHER_ONLY, Doorkeeper, PageGate, log_refusal
 from apps.lost_images import check_image, lost_in_words
 from apps.proxy import ProxyGate, local_path
+from apps.rater_routes import add_introduction, add_own_data
 from apps.session import RatingDesk, Receipt, Refused, Submission, Withdrawal
+from apps.welcome import Welcome
 from data.display_copies import DisplayCopies
 from data.records import Rater
 from data.store import Store
@@ -209,14 +211,17 @@ def build_server(
     app = FastAPI(title="hitl", docs_url=None, redoc_url=None, openapi_url=None)
     copies = DisplayCopies(workspace)
     desk = RatingDesk(store, live, rate, copies if rate.display_copies else None)
+    welcome = Welcome.of(store, rate, workspace.root)
     # From the secret, because it is the workspace's own and outlasts a restart. So short a hash gives nothing away.
     workspace_id = sha256(secret.encode()).hexdigest()[:8]
     accounts = accounts or Accounts(store)
-    app.state.door = door = Doorkeeper(store, accounts, token, workspace_id)
+    app.state.door = door = Doorkeeper(store, accounts, welcome, token, workspace_id)
     _answer_errors_in_words(app)
     add_entrance(app, desk, accounts, door)
     add_administration(app, accounts, door)
+    add_introduction(app, desk, welcome, door)
     _add_rating_routes(app, desk, door)
+    add_own_data(app, desk, door)
     _add_image_routes(app, workspace, copies, door)
     _add_hub_routes(app, desk, door)
     # Within a running loop: outside of one Gradio makes a new event loop for every lock and leaves it open. In a thread
@@ -239,17 +244,18 @@ def build_server(
 def _add_rating_routes(app: FastAPI, desk: RatingDesk, door: Doorkeeper) -> None:
     # Plain functions, not coroutines: FastAPI runs them in threads, so one fsync never holds up the others.
     known = Depends(door.rater_at_work)
+    agreed = Depends(door.rater_who_agreed)
 
     @app.get("/api/me")
-    def me(rater: Rater = known) -> dict[str, str]:
+    def me(rater: Rater = known) -> dict[str, Any]:
         return door.describe(rater)
 
     @app.get("/api/tasks")
-    def tasks(limit: int = 3, rater: Rater = known) -> dict[str, Any]:
+    def tasks(limit: int = 3, rater: Rater = agreed) -> dict[str, Any]:
         return desk.next_tasks(rater.rater_id, limit)
 
     @app.post("/api/ratings")
-    def ratings(sent: Submission, rater: Rater = known) -> Receipt:
+    def ratings(sent: Submission, rater: Rater = agreed) -> Receipt:
         return desk.accept(rater.rater_id, sent)
 
     @app.post("/api/undo")

@@ -249,21 +249,28 @@ def clean_name(name: str) -> str:
 
 def describe(offer: Offer, asked: RateConfig, copies: DisplayCopies | None = None) -> dict[str, Any]:
     """A task as it travels: nothing in it tells which model or seed drew which image."""
-    kind = RATING_KINDS.load(offer.task.kind)
     has_copies = copies is not None and copies.are_wanted(offer.image_ids)
     return {
         "task_id": offer.task.task_id,
         "round": offer.task.round,
+        **describe_kind(offer.task.kind, asked),
+        "prompt": offer.prompt,
+        "image_ids": list(offer.image_ids),
+        "images": [f"image/{image_id}" for image_id in offer.image_ids],
+        "display_copies": [f"image/{image_id}/display" for image_id in offer.image_ids] if has_copies else None,
+    }
+
+
+def describe_kind(name: str, asked: RateConfig) -> dict[str, Any]:
+    """How tasks of that kind are asked about."""
+    kind = RATING_KINDS.load(name)
+    return {
         "kind": kind.name,
         "screen": kind.screen,
         "levels": kind.levels,
         "controls": [asdict(control) for control in kind.controls],
         "axes": list(asked.axes) if kind.name == "grades" else [OVERALL],
         "flags": list(asked.flags),
-        "prompt": offer.prompt,
-        "image_ids": list(offer.image_ids),
-        "images": [f"image/{image_id}" for image_id in offer.image_ids],
-        "display_copies": [f"image/{image_id}/display" for image_id in offer.image_ids] if has_copies else None,
     }
 
 

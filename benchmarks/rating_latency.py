@@ -82,7 +82,9 @@ class _Client:
         _wait(workspace.hub_path.exists)
         url = json.loads(workspace.hub_path.read_text())["url"]
         self._http = httpx.Client(base_url=url, timeout=60, trust_env=False)
-        self._http.post("/api/join", json={"name": "benchmark", "kind": "human"}).raise_for_status()
+        text = self._http.get("/api/welcome").json()
+        joining = {"name": "benchmark", "consent": text["version"], "language": text["language"]}
+        self._http.post("/api/join", json=joining).raise_for_status()
 
     def __enter__(self) -> "_Client":
         return self

@@ -331,6 +331,26 @@ def _invites_revoked(connection: Connection, batch: Sequence[Event]) -> None:
         )
 
 
+def _consents_given(connection: Connection, batch: Sequence[Event]) -> None:
+    types = {
+        "rater_id": "VARCHAR",
+        "version": "VARCHAR",
+        "language": "VARCHAR",
+        "text": "VARCHAR",
+        "given_at": "TIMESTAMP",
+    }
+    items = [
+        (event.seq * _ROWS_PER_EVENT, {**event.data, "given_at": _time(event.data["given_at"])}) for event in batch
+    ]
+    _insert_items(connection, "consents", types, items)
+
+
+def _practices_ended(connection: Connection, batch: Sequence[Event]) -> None:
+    types = {"rater_id": "VARCHAR", "outcome": "VARCHAR", "ended_at": "TIMESTAMP"}
+    rows = [(event.data["rater_id"], event.data["outcome"], _time(event.data["ended_at"])) for event in batch]
+    insert_rows(connection, "practices", types, rows)
+
+
 def _raters_erased(connection: Connection, batch: Sequence[Event]) -> None:
     """Names and ids are replaced already, here and in the journal (`data.erasure`). Nobody comes in as them again."""
     for event in batch:
@@ -394,4 +414,6 @@ _ACTIONS: dict[str, Callable[[Connection, Sequence[Event]], None]] = {
     "invite_used": _invites_used,
     "invite_revoked": _invites_revoked,
     "rater_erased": _raters_erased,
+    "consent_given": _consents_given,
+    "practice_ended": _practices_ended,
 }

@@ -15,6 +15,7 @@ Side = Literal["a", "b"]
 RaterKind = Literal["human", "simulated"]
 Role = Literal["rater", "researcher", "admin"]
 Purpose = Literal["learn", "repeat", "gold"]
+PracticeOutcome = Literal["finished", "skipped"]
 InputDevice = Literal["keyboard", "mouse", "touch"]
 ScreenSize = Literal["small", "large"]
 ShownAs = Literal["original", "display"]
@@ -126,6 +127,20 @@ class Rater:
     name: str
     kind: RaterKind
     created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consent:
+    """That a rater agreed to what is kept of them and what for."""
+
+    rater_id: str
+    version: str
+    """Of the text: a hash, so that another text is another version."""
+    language: str
+    """Of the text, as the page asked for it: `en`."""
+    text: str
+    """As it was shown."""
+    given_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from data.check_answers import GoldSaid, SaidTwice, agreement, correctness, near
 from data.records import (
     Account,
     Comparison,
+    Consent,
     GoldAnswer,
     Image,
     Invite,
@@ -34,6 +35,7 @@ TASK = (
 RATER = "rater_id, name, kind, created_at"
 ACCOUNT = "rater_id, role, is_disabled, password_hash, sessions"
 INVITE = "invite_id, token_hash, role, rater_id, created_at, expires_at, used_at, used_by, revoked_at"
+CONSENT = "rater_id, version, language, text, given_at"
 RATING = (
     "ratings.rating_id, ratings.task_id, ratings.rater_id, ratings.kind, ratings.payload, ratings.image_ids,"
     " ratings.dwell_ms, ratings.client_time, ratings.server_time, ratings.app_version, ratings.voids,"
@@ -90,6 +92,10 @@ def rater(row: Row) -> Rater:
 
 def account(row: Row) -> Account:
     return Account(rater_id=row[0], role=row[1], is_disabled=row[2], password_hash=row[3], sessions=row[4])
+
+
+def consent(row: Row) -> Consent:
+    return Consent(rater_id=row[0], version=row[1], language=row[2], text=row[3], given_at=_utc(row[4]))
 
 
 def invite(row: Row) -> Invite:

@@ -25,11 +25,13 @@ from data.lock import StoreLock
 from data.records import (
     Account,
     Comparison,
+    Consent,
     GoldAnswer,
     Image,
     Invite,
     Metric,
     Offer,
+    PracticeOutcome,
     Progress,
     Prompt,
     Purpose,
@@ -67,6 +69,7 @@ class Store:
         self._raters: dict[str, Rater] = {}
         self._accounts: dict[str, Account] = {}
         self._has_accounts = False
+        self._consents: dict[str, list[Consent]] = {}
         self._texts: dict[str, str] = {}
         self._leases = Leases()
         self._queue: RoundQueue | None = None
@@ -421,6 +424,49 @@ class Store:
             self._record("invite_revoked", {"invite_id": invite_id, "revoked_at": now.isoformat()})
         return True
 
+    def add_consent(self, consent: Consent) -> bool:
+        """Keep that a rater agreed; False when they had agreed to this version already.
+
+        Raises:
+            ConfigError: there is no such rater.
+        """
+        with self._writing():
+            self._require_rater(consent.rater_id)
+            given = self.consents(consent.rater_id)
+            if any(known.version == consent.version for known in given):
+                return False
+            self._record("consent_given", {**asdict(consent), "given_at": validation.iso(consent.given_at)})
+            self._consents[consent.rater_id] = [*given, consent]
+        return True
+
+    def consents(self, rater_id: str) -> list[Consent]:
+        """What a rater agreed to, in order. Asked with every rating, so it is not asked of the database again."""
+        known = self._consents.get(rater_id)
+        if known is None:
+            query = f"SELECT {rows.CONSENT} FROM consents WHERE rater_id = ? ORDER BY position"
+            # Never over what a writer has put there meanwhile.
+            known = self._consents.setdefault(rater_id, [rows.consent(row) for row in self._rows(query, [rater_id])])
+        return known
+
+    def end_practice(self, rater_id: str, outcome: PracticeOutcome) -> bool:
+        """Note that a rater is through the guide and its practice; False when they had been.
+
+        Raises:
+            ConfigError: there is no such rater.
+        """
+        with self._writing():
+            self._require_rater(rater_id)
+            if self.practice_outcome(rater_id) is not None:
+                return False
+            now = datetime.now(UTC).isoformat()
+            self._record("practice_ended", {"rater_id": rater_id, "outcome": outcome, "ended_at": now})
+        return True
+
+    def practice_outcome(self, rater_id: str) -> PracticeOutcome | None:
+        """How a rater's practice ended; None while it has not."""
+        found = self._rows("SELECT outcome FROM practices WHERE rater_id = ?", [rater_id])
+        return found[0][0] if found else None
+
     def erase_rater(self, rater_id: str, *, ratings: Fate = "keep") -> Rater:
         """Forget who a rater is (`data.erasure` says how); return who stands in their place.
 
@@ -448,6 +494,7 @@ class Store:
             self._seen = end
             self._database.checkpoint()
             self._raters.pop(rater_id, None)
+            self._consents.pop(rater_id, None)
             self._accounts[rater_id] = Account(rater_id=rater_id, is_disabled=True)
             with self._queue_lock:
                 self._queue = None

@@ -160,8 +160,21 @@ class RateConfig:
     """Where an image's file is larger than 250 KB, show the images of its task as WebP copies of the same size in
     pixels, so that the page need not wait for them; zooming fetches the originals. Each rating says which was shown."""
 
+    practice: int = 6
+    """Practice tasks with feedback before a rater's first rating, which may be skipped; 0: none. Not ratings."""
+    break_every: int = 50
+    """Answers after which a rater is offered a break, which may be skipped; 0: never."""
+    guide: str = ""
+    """What raters are told before they practise, and by ? later: a text, or a .md or .txt file of the workspace. Lines
+    that begin with # are headings and with - lists; **strong**. Empty: the project's own guide, in the rater's
+    language."""
+    consent: str = ""
+    """What raters agree to before their first rating: a text or a file, as for rate.guide. When it is changed they are
+    asked again. Empty: the project's own, in the rater's language."""
+
     def __post_init__(self) -> None:
         _at_least(1, "rate", self, "ratings_per_round", "overlap", "lease_s")
+        _at_least(0, "rate", self, "practice", "break_every")
         _one_of(RATING_KINDS.names(), "rate.kind", self.kind)
         allowed = RATING_KINDS.load(self.kind).images
         if self.images and self.images not in allowed:

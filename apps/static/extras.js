@@ -1,8 +1,8 @@
 /* What a rater may add to an answer: flags and points on a picture, a note, and the reason of a skip. Nothing of it is
    asked for, and while a panel is open its keys come first. */
 
-const REASONS = [['broken', 'A picture is broken'], ['undecided', 'I cannot decide'], ['unclear', 'I do not understand the text'], ['unwanted', 'I do not want to see this']];
-const FLAG_NAMES = { artefact: 'Artefact', text: 'Garbled text', hands: 'Hands', mismatch: 'Not what the text says', unsafe: 'Unsafe' };
+const REASONS = ['broken', 'undecided', 'unclear', 'unwanted'];
+const flagName = (flag) => tOr('flag.' + flag, flag);
 const KEPT_KEYS = 'fn'; // these open and close the panel
 
 let extras = null; // of the task on the screen
@@ -28,7 +28,7 @@ function givenExtras() {
 
 /* flags, points, note */
 
-const pictureName = (number) => (cards.length === 2 ? ['Left picture', 'Right picture'][number] : cards.length === 1 ? 'The picture' : 'Picture ' + (number + 1));
+const pictureName = (number) => (cards.length === 2 ? t(['picture.left', 'picture.right'][number]) : cards.length === 1 ? t('picture.only') : t('picture.number', { number: number + 1 }));
 
 /** The first letter of the flag's name that is free. */
 function flagKeys(flags) {
@@ -56,7 +56,7 @@ function buildFlags(task) {
       button.className = 'flag';
       button.dataset.flag = number + ' ' + flag;
       button.dataset.key = keys[place];
-      button.append(FLAG_NAMES[flag] || flag, ...(keys[place] ? keycaps([keys[place]]) : []));
+      button.append(flagName(flag), ...(keys[place] ? keycaps([keys[place]]) : []));
       row.append(button);
     });
     return row;
@@ -70,7 +70,7 @@ function openExtras(focusNote) {
   find('[data-extras]').hidden = false;
   drawExtras();
   if (focusNote) find('[data-note]').focus();
-  say('Flags. Letters mark the picture, arrows change it, F closes.');
+  say(t('flags.opened'));
 }
 
 function closeExtras() {
@@ -85,7 +85,7 @@ function toggleFlag(number, flag) {
   const flags = extras.flags[number];
   extras.flags[number] = flags.includes(flag) ? flags.filter((other) => other !== flag) : [...flags, flag];
   extras.at = number;
-  say((FLAG_NAMES[flag] || flag) + (flags.includes(flag) ? ' taken off.' : ' on ' + pictureName(number) + '.'));
+  say(t(flags.includes(flag) ? 'flags.off' : 'flags.on', { flag: flagName(flag), picture: pictureName(number) }));
   drawExtras();
 }
 
@@ -129,7 +129,7 @@ function drawExtras() {
       count += 1;
     }
   });
-  find('[data-flag-count]').textContent = count ? 'Flags ' + count : 'Flag';
+  find('[data-flag-count]').textContent = count ? t('tools.flags', { count }) : t('tools.flag');
 }
 
 /** A key while the panel is open. */
@@ -155,7 +155,7 @@ function openReasons() {
   closeExtras();
   root.dataset.skipping = 'yes';
   find('[data-reasons]').hidden = false;
-  say('Why? ' + REASONS.map(([, words], number) => number + 1 + ': ' + words).join(', ') + '. S skips without a reason.');
+  say(t('skip.why') + ' ' + REASONS.map((reason, place) => place + 1 + ': ' + t('reason.' + reason)).join(', ') + '. ' + t('skip.without'));
 }
 
 function closeReasons() {
@@ -165,26 +165,26 @@ function closeReasons() {
 
 function skip(reason) {
   closeReasons();
-  vote(reason ? { choice: 'skip', reason } : { choice: 'skip' }, null, 'Skipped.');
+  vote(reason ? { choice: 'skip', reason } : { choice: 'skip' }, null, t('said.skip'));
 }
 
 /** A key while the reasons are shown. Any other answer is for the next task: who goes on has no reason to give. */
 function onReasonKey(event, action) {
   const number = Number(event.key);
   if (event.key === 'Escape' || action === 'undo') closeReasons();
-  else if (number >= 1 && number <= REASONS.length) skip(REASONS[number - 1][0]);
+  else if (number >= 1 && number <= REASONS.length) skip(REASONS[number - 1]);
   else if (event.key === 'Enter' || action === 'skip') skip();
   else if (action && action !== 'help' && action !== 'zoom') { skip(); press(action); } else return;
   event.preventDefault();
 }
 
 function buildReasons() {
-  find('[data-reason-list]').replaceChildren(...REASONS.map(([name, words], number) => {
+  find('[data-reason-list]').replaceChildren(...REASONS.map((name, place) => {
     const button = document.createElement('button');
     button.type = 'button';
     button.className = 'flag';
     button.dataset.reason = name;
-    button.append(words, ...keycaps([String(number + 1)]));
+    button.append(t('reason.' + name), ...keycaps([String(place + 1)]));
     return button;
   }));
 }

@@ -13,16 +13,15 @@ const CRISP_BELOW = 2; // pictures shown at this scale or more keep their pixels
 
 // The rating kind says what can be chosen and by which key; these are further keys for the same choices.
 const MORE_KEYS = { left: ['1', 'a'], right: ['2', 'd'], tie: ['ArrowDown', '0'], both_bad: ['ArrowUp'], skip: [] };
-const STACKED_LABELS = { left: 'Upper is better', right: 'Lower is better' };
 const MARKS = { left: ['✓', ''], right: ['', '✓'], tie: ['=', '='], both_bad: ['✕', '✕'] };
-const SAID = { left: 'Left chosen.', right: 'Right chosen.', tie: 'Tie.', both_bad: 'Both bad.', skip: 'Skipped.' };
-const CAPS = { ArrowLeft: '←', ArrowRight: '→', ArrowDown: '↓', ArrowUp: '↑', ' ': 'Space', Enter: '⏎ Enter', Backspace: '⌫' };
-const cap = (key) => CAPS[key] || key.toUpperCase();
+const CAPS = { ArrowLeft: '←', ArrowRight: '→', ArrowDown: '↓', ArrowUp: '↑', Enter: '⏎', Backspace: '⌫' };
+const cap = (key) => (key === ' ' ? t('key.space') : CAPS[key] || (key.length === 1 ? key.toUpperCase() : key));
 
 const root = element;
 root.classList.add('hitl-screen');
 const find = (selector) => root.querySelector(selector);
 const views = Array.from(root.querySelectorAll('[data-view]'));
+const viewOf = (name) => views.find((view) => view.dataset.view === name);
 let cards = [];
 const storage = openStorage();
 const here = (path) => new URL(path, document.baseURI).href;
@@ -48,6 +47,7 @@ let renewDue = false; // the tasks held here have not been asked for again for s
 let present = false; // somebody has touched key, mouse or screen since they were
 let pointerAt = '';
 let over = false; // all rounds are done and everything is sent: the server may go
+let pause = null; // why no task is asked for: 'consent', 'practice', 'break' or 'done'
 
 /* talking to the server */
 
@@ -70,7 +70,7 @@ async function call(path, body, who = rater) {
 
 async function start() {
   let answer = null;
-  try { answer = await call('api/me'); } catch (error) { setTimeout(start, POLL_MS); setBanner('No connection. Trying again …'); return; }
+  try { answer = await call('api/me'); } catch (error) { setTimeout(start, POLL_MS); setBanner(t('no_connection.trying')); return; }
   setBanner('');
   if (answer.status === 200) signIn(answer.body);
   else showJoin();
@@ -88,34 +88,37 @@ function signIn(who) {
   queue = [];
   waitingKeys = [];
   over = false;
+  progress = null;
+  practice = null;
+  drawLesson();
+  hideAfter();
+  loadSinceBreak();
   outbox.flush();
-  refill();
+  enter();
 }
 
 function onOutbox(event, answer, entry) {
   if (event === 'signed-out') { onSignedOut(answer); return; }
   if (event === 'kept') {
-    const left = outbox.size;
-    const why = answer.status ? answer.body.error || 'The server is busy.' : 'No connection.';
-    setBanner(why + ' ' + (left === 1 ? '1 rating is kept here and will be sent.' : left + ' ratings are kept here and will be sent.'));
+    const why = answer.status ? heard(answer.body.error) || t('busy') : t('no_connection');
+    setBanner(why + ' ' + t('outbox.kept', { count: outbox.size }));
     return;
   }
   setBanner('');
   if (event === 'refused') {
     rated.delete(entry.body.task_id);
-    say('A rating was not taken: ' + (answer.body.error || 'the server refused it') + '.');
-    setBanner('A rating was not taken. ' + (answer.body.error || ''), 6000);
+    setBanner(t('outbox.refused') + ' ' + heard(answer.body.error), 6000); // a status, so it is read out
   }
 }
 
 function onSignedOut(answer) {
-  const why = answer.status === 409 ? answer.body.error : 'Your session has ended.';
-  showJoin(why + ' Give your name again; nothing is lost.');
+  const why = answer.status === 409 ? heard(answer.body.error) : t('session.ended');
+  showJoin(why + ' ' + t('session.again'));
 }
 
 /** Ask for tasks. This also renews the leases of those held here, so with nobody at the page it is not done. */
 async function refill() {
-  if (fetching || !rater) return;
+  if (fetching || !rater || pause) return;
   fetching = true;
   clearTimeout(pollTimer);
   clearTimeout(renewTimer);
@@ -130,6 +133,8 @@ async function refill() {
   fetching = false;
   if (rater !== asking) { refill(); return; } // this page was signed in anew meanwhile
   if (answer && (answer.status === 401 || answer.status === 409)) { onSignedOut(answer); return; }
+  if (pause) return; // the answer is for later
+  if (answer && answer.status === 403) setTimeout(start, POLL_MS); // what is to be agreed to
   if (!answer || answer.status !== 200) { onNoAnswer(answer); return; }
   if (!outbox.size) setBanner('');
   renewMs = Math.min(LONGEST_RENEW_S, answer.body.lease_s / 3) * 1000;
@@ -182,7 +187,7 @@ function onPresence(event) {
 
 function onNoAnswer(answer) {
   if (over) return;
-  setBanner(answer ? (answer.body.error || 'The server is busy.') + ' Trying again …' : 'No connection. Your ratings are kept; trying again …');
+  setBanner(answer ? (heard(answer.body.error) || t('busy')) + ' ' + t('trying') : t('no_connection.kept'));
   poll(POLL_MS);
 }
 
@@ -232,10 +237,15 @@ const painted = () => new Promise((done) => {
 
 async function next() {
   ready = false;
+  if (!pause && isBreakDue()) { showBreak(); return; }
   current = queue.shift() || null;
   if (queue.length < AHEAD) refill();
   if (!current) { root.dataset.ready = 'no'; return; }
-  const task = current;
+  await bring(current);
+}
+
+/** Show a task, and take answers once its pictures have been seen. */
+async function bring(task) {
   const pictures = await task.pictures;
   if (current !== task) return;
   show(task, pictures);
@@ -259,18 +269,20 @@ function show(task, pictures) {
   const prompt = find('[data-prompt]');
   prompt.textContent = task.prompt;
   prompt.classList.toggle('long', task.prompt.length > 90);
+  if (lens.scale > 1) setLens({ scale: 1, x: 0, y: 0 });
+  drawLesson();
   cards.forEach((cell, side) => {
     const card = cell.firstElementChild;
     card.classList.remove('picked', 'passed', 'rejected', 'ranked', 'cursor');
     card.querySelector('.mark').textContent = '';
     const picture = pictures[side];
     if (picture) {
-      picture.alt = cards.length === 2 ? ['Left picture', 'Right picture'][side] : 'Picture ' + (side + 1);
+      picture.alt = pictureName(side);
       card.querySelector('.mat').replaceChildren(picture);
     } else {
       const lost = document.createElement('p');
       lost.className = 'lost';
-      lost.textContent = 'This picture could not be loaded. Please skip.';
+      lost.textContent = t('picture.lost');
       card.querySelector('.mat').replaceChildren(lost);
     }
   });
@@ -278,6 +290,7 @@ function show(task, pictures) {
   root.querySelectorAll('.choice').forEach((button) => button.classList.remove('pressed'));
   screen.draw();
   fit();
+  if (isZoomed()) showOriginals();
 }
 
 /** Small pictures grow by whole device pixels, so that every pixel of theirs has the same size. */
@@ -302,11 +315,12 @@ function fit() {
 function press(action) {
   if (root.dataset.view === 'wait' && action === 'undo' && !find('[data-undo-wait]').hidden) { undo(); return; }
   if (root.dataset.view !== 'rate') return;
+  if (pause === 'practice' && praised && !ready && action !== 'zoom') { clearTimeout(praised); praised = null; toNextLesson(current); return; }
   if (action === 'zoom') { zoom(); return; }
   if (ready && !waitingKeys.length) { perform(action); return; }
-  if (action === 'undo' && waitingKeys.length) { waitingKeys.pop(); say('Waiting key taken back.'); }
+  if (action === 'undo' && waitingKeys.length) { waitingKeys.pop(); say(t('keys.taken_back')); }
   else if (waitingKeys.length < MOST_WAITING_KEYS) waitingKeys.push(action);
-  else { say('Too fast: this key was not used.'); setBanner('Too fast: the last key was not used.', 2000); }
+  else setBanner(t('keys.too_fast'), 2000);
   showWaitingKeys();
 }
 
@@ -319,7 +333,7 @@ function useWaitingKey() {
 function perform(action) {
   if (action === 'undo') { undo(); return; }
   if (current.broken && action !== 'skip') {
-    say('A picture is missing. Please skip.');
+    say(t('picture.lost'));
     waitingKeys = [];
     showWaitingKeys();
     return;
@@ -329,13 +343,14 @@ function perform(action) {
     else openReasons();
     return;
   }
-  if (typeof action === 'string') vote({ choice: action }, MARKS[action], SAID[action]);
+  if (typeof action === 'string') vote({ choice: action }, MARKS[action], tOr('said.' + action, ''));
   else screen.act(action);
   if (ready) useWaitingKey(); // the task wants more keys than this one
 }
 
 function vote(payload, marks, said) {
   const task = current;
+  if (pause === 'practice') { practised(task, payload, marks); return; }
   const isSkip = payload.choice === 'skip';
   ready = false;
   root.dataset.ready = 'no';
@@ -349,8 +364,8 @@ function vote(payload, marks, said) {
   history = [...history, { rating_id: rating.rating_id, isSkip, task: plain }].slice(-MOST_UNDO);
   saveHistory();
   outbox.put('api/ratings', rating);
-  if (!isSkip) count(+1);
-  say(said || 'Stored.');
+  if (!isSkip) { count(+1); setSinceBreak(sinceBreak + 1); }
+  say(said || t('said.stored'));
   setTimeout(() => { if (current === task) next(); }, ACKNOWLEDGE_MS);
 }
 
@@ -369,16 +384,17 @@ function markRated(taskId) {
 }
 
 function undo() {
+  if (pause === 'practice') { backInPractice(); return; }
   const last = history.pop();
-  if (!last) { say('There is nothing to undo.'); useNextAfterUndo(); return; }
+  if (!last) { say(t('undo.nothing')); useNextAfterUndo(); return; }
   saveHistory();
   outbox.put('api/undo', { rating_id: newId(), voids: last.rating_id, client_time: new Date().toISOString(), rater_id: rater.rater_id });
   rated.delete(last.task.task_id);
-  if (!last.isSkip) count(-1);
+  if (!last.isSkip) { count(-1); setSinceBreak(sinceBreak - 1); }
   if (current) queue.unshift(current);
   queue = queue.filter((task) => task.task_id !== last.task.task_id);
   queue.unshift(prepare(last.task));
-  say('Undone. Please choose again.');
+  say(t('undo.done'));
   next();
 }
 
@@ -398,13 +414,6 @@ function acknowledge(choice, marks) {
   root.querySelectorAll('.choice').forEach((button) => button.classList.toggle('pressed', button.dataset.choice === choice));
 }
 
-function zoom() {
-  const on = root.classList.toggle('zoomed');
-  find('[data-action="zoom"]').setAttribute('aria-pressed', String(on));
-  fit();
-  if (on) showOriginals();
-}
-
 function saveHistory() {
   try { storage.setItem('hitl.history.' + ownerOf(rater), JSON.stringify(history)); } catch (error) { /* undo then ends at a refresh */ }
 }
@@ -414,17 +423,16 @@ async function join(event) {
   const problem = find('[data-join-problem]');
   problem.textContent = '';
   let answer = null;
-  try { answer = await call('api/join', { name: find('#hitl-name').value }); } catch (error) { answer = null; }
+  try { answer = await call('api/join', { name: find('#hitl-name').value, consent: consent.version, language: consent.language }); } catch (error) { answer = null; }
   if (answer && answer.status === 200) signIn(answer.body);
   else if (answer && answer.status === 403) location.reload(); // people have accounts by now: the server shows where to sign in
-  else problem.textContent = answer ? [answer.body.error, answer.body.hint].filter(Boolean).join(' ') : 'No connection. Please try again.';
+  else problem.textContent = answer ? heardWhy(answer.body) : t('no_connection.again');
 }
 
 async function leave() {
   find('[data-help]').close();
   giveBack();
   try { await call('api/leave', {}); } catch (error) { /* the page asks for a name either way */ }
-  find('[data-who]').textContent = '';
   showJoin();
   find('#hitl-name').value = '';
 }
@@ -435,10 +443,12 @@ function setView(name) {
   root.dataset.view = name;
   for (const view of views) view.hidden = view.dataset.view !== name;
   const rating = name === 'rate';
-  find('[data-progress]').hidden = name === 'join';
+  find('[data-progress]').hidden = !progress || name === 'join' || name === 'gone';
+  find('[data-language-top]').hidden = rating || name === 'wait';
+  find('.top [data-action="help"]').hidden = !rater;
+  if (name !== 'wait') hideAfter();
   if (!rating) {
-    root.classList.remove('zoomed');
-    find('[data-action="zoom"]').setAttribute('aria-pressed', 'false');
+    unzoom();
     root.dataset.ready = 'no';
   }
 }
@@ -446,43 +456,57 @@ function setView(name) {
 function showJoin(problem) {
   const name = find('#hitl-name');
   if (!name.value) name.value = (rater && rater.name) || storage.getItem('hitl.name') || '';
+  forget();
+  setView('join');
+  loadConsent();
+  find('[data-join-problem]').textContent = problem || '';
+  name.focus({ preventScroll: true });
+}
+
+/** Nobody is at this page any more. */
+function forget() {
   if (outbox) outbox.close();
   rater = null;
   current = null;
   queue = [];
   waitingKeys = [];
+  pause = null;
+  practice = null;
+  progress = null;
+  numbers = null;
+  clearTimeout(praised);
   showWaitingKeys();
+  drawLesson();
   clearTimeout(pollTimer);
   clearTimeout(renewTimer);
-  setView('join');
   setBanner('');
-  document.title = 'hitl · rate';
-  find('[data-join-problem]').textContent = problem || '';
-  name.focus({ preventScroll: true });
+  document.title = 'hitl';
+  find('[data-who]').textContent = '';
 }
 
 function showWaiting(body) {
   const live = body.live;
-  if (root.dataset.view !== 'wait' || find('[data-headline]').textContent !== live.headline) say(live.headline);
+  const headline = tOr('headline.' + live.stage, live.headline);
+  if (root.dataset.view !== 'wait' || find('[data-headline]').textContent !== headline) say(headline);
   setView('wait');
   const unused = waitingKeys.length;
   waitingKeys = [];
   showWaitingKeys();
-  if (unused) say(unused + ' keys were not used: there is nothing left to rate.');
+  if (unused) say(t('keys.unused', { count: unused }));
   const finished = body.state === 'finished';
-  document.title = 'hitl · ' + live.headline;
-  find('[data-headline]').textContent = live.headline;
-  find('[data-detail]').textContent = finished ? 'You can close this page.' : live.detail || 'Leave this page open: it goes on by itself.';
-  find('.tiles.busy, .tiles:not(.join .tiles)').classList.toggle('busy', !finished);
+  document.title = 'hitl · ' + headline;
+  find('[data-headline]').textContent = headline;
+  find('[data-detail]').textContent = finished ? t('wait.close') : heard(live.detail) || t('wait.stay');
+  find('.wait .tiles').classList.toggle('busy', !finished);
   const meter = find('[data-meter]');
   const share = live.total ? Math.min(1, live.done / live.total) : 0;
   meter.hidden = finished || !live.total;
   meter.setAttribute('aria-valuenow', String(Math.round(share * 100)));
   meter.firstElementChild.style.width = share * 100 + '%';
   const figures = [];
-  if (live.rounds) figures.push('Round ' + live.round + ' of ' + live.rounds);
-  if (live.total && !finished) figures.push(Math.round(share * 100) + ' %');
-  if (live.eta_s && !finished) figures.push(duration(live.eta_s) + ' left');
+  if (live.rounds) figures.push(t('wait.round', { round: live.round, of: live.rounds }));
+  if (live.total && !finished) figures.push(number(share, { style: 'percent' }));
+  if (live.eta_s && !finished) figures.push(t('time.left', { time: duration(live.eta_s) }));
   find('[data-figures]').textContent = figures.join(' · ');
   find('[data-stages]').hidden = finished || live.stage === 'idle';
   root.querySelectorAll('[data-stage]').forEach((item) => {
@@ -490,8 +514,10 @@ function showWaiting(body) {
     else item.removeAttribute('aria-current');
   });
   const mine = body.progress.mine;
-  find('[data-thanks]').textContent = mine ? 'You rated ' + mine + (mine === 1 ? ' task' : ' tasks') + ' in round ' + body.progress.round + '. Thank you.' : '';
+  find('[data-thanks]').textContent = mine && !finished ? t('wait.mine', { count: mine, round: body.progress.round }) : '';
   find('[data-undo-wait]').hidden = !history.length || finished || live.stage !== 'rate';
+  if (finished) drawAfter(false);
+  else hideAfter();
 }
 
 function setProgress(given, pending) {
@@ -508,24 +534,26 @@ function count(step) {
 function drawProgress() {
   const done = Math.max(0, Math.min(progress.done, progress.needed));
   const text = find('[data-progress]');
-  const number = document.createElement('b');
-  number.textContent = done + '/' + progress.needed;
-  const left = progress.eta_s && done < progress.needed ? ' · ' + duration(progress.eta_s) + ' left' : '';
-  text.replaceChildren(number, left);
-  text.hidden = !progress.needed || root.dataset.view === 'join';
+  const counted = document.createElement('b');
+  counted.textContent = done + '/' + progress.needed;
+  counted.dir = 'ltr';
+  const left = progress.eta_s && done < progress.needed ? ' · ' + t('time.left', { time: duration(progress.eta_s) }) : '';
+  text.replaceChildren(counted, left);
+  text.hidden = !progress.needed;
   find('[data-line]').style.width = progress.needed ? (100 * done) / progress.needed + '%' : '0';
 }
 
 function duration(seconds) {
-  if (seconds < 60) return 'less than 1 min';
+  if (seconds < 60) return t('time.under_a_minute');
   const minutes = Math.round(seconds / 60);
-  return '~' + (minutes < 90 ? minutes + ' min' : (minutes / 60).toFixed(1) + ' h');
+  const [value, unit] = minutes < 90 ? [minutes, 'minute'] : [minutes / 60, 'hour'];
+  return '~' + number(value, { style: 'unit', unit, unitDisplay: 'short', maximumFractionDigits: minutes < 90 ? 0 : 1 });
 }
 
 function showWaitingKeys() {
   const chip = find('[data-waiting-keys]');
   chip.hidden = !waitingKeys.length;
-  chip.textContent = waitingKeys.length === 1 ? '1 key waits' : waitingKeys.length + ' keys wait';
+  chip.textContent = t('keys.wait', { count: waitingKeys.length });
 }
 
 let bannerTimer = null;
@@ -543,42 +571,43 @@ function say(text) {
 
 function help() {
   const dialog = find('[data-help]');
-  if (dialog.open) dialog.close();
-  else dialog.showModal();
+  if (dialog.open) { dialog.close(); return; }
+  if (!guide && pause !== 'practice') loadGuide();
+  for (const name of ['done', 'my-data', 'erase']) dialog.querySelector('[data-action="' + name + '"]').hidden = pause === 'consent';
+  dialog.querySelector('[data-action="done"]').hidden = Boolean(pause);
+  find('[data-key-tables]').hidden = !current;
+  dialog.showModal();
 }
 
 /* keys, clicks, and the page coming and going */
 
-const EVERYWHERE = [['u', 'undo'], ['z', 'undo'], [' ', 'zoom'], ['?', 'help'], ['f', 'flags'], ['n', 'note']];
+const EVERYWHERE = [['u', 'undo'], ['z', 'undo'], [' ', 'zoom'], ['?', 'help'], ['f', 'flags'], ['n', 'note'], ['p', 'skip-practice']];
 let actions = new Map(EVERYWHERE);
 
 function keycaps(keys) {
-  return keys.map((key) => Object.assign(document.createElement('kbd'), { textContent: cap(key) }));
+  return keys.map((key) => Object.assign(document.createElement('kbd'), { textContent: cap(key), ariaHidden: 'true' })); // what a button does is its name
 }
 
 /** The keys, buttons and help of one kind. */
 function buildControls(task) {
-  const rows = [];
   actions = new Map(EVERYWHERE);
   find('[data-tools]').replaceChildren();
   find('[data-choices]').replaceChildren();
-  find('[data-keys]').replaceChildren();
-  if (task.screen !== 'choose') rows.push(...buildAnswering(task));
+  if (task.screen !== 'choose') buildAnswering(task);
   for (const control of task.controls) {
-    // Arrows first: the cap that is shown largest is the one the hand rests on.
-    const keys = [control.key, ...(MORE_KEYS[control.choice] || [])].sort((a, b) => b.startsWith('Arrow') - a.startsWith('Arrow'));
+    const keys = keysOf(control);
     for (const key of keys) actions.set(key.length === 1 ? key.toLowerCase() : key, control.choice);
     const button = document.createElement('button');
     button.type = 'button';
     button.dataset.choice = control.choice;
     const label = document.createElement('span');
     label.className = 'beside';
-    label.textContent = control.label;
+    label.textContent = labelOf(control);
     const caps = document.createElement('span');
     caps.className = 'caps';
     caps.setAttribute('aria-hidden', 'true');
     caps.append(...keycaps(keys));
-    const stacked = Object.assign(document.createElement('span'), { className: 'stacked', textContent: STACKED_LABELS[control.choice] || control.label });
+    const stacked = Object.assign(document.createElement('span'), { className: 'stacked', textContent: tOr('choice.stacked.' + control.choice, labelOf(control)) });
     if (control.choice === 'skip') {
       button.className = 'ghost';
       label.className = '';
@@ -589,13 +618,48 @@ function buildControls(task) {
       button.append(caps, label, stacked);
       find('[data-choices]').append(button);
     }
-    rows.push([control.label, keys]);
   }
-  rows.push(['Flag a picture', ['f']], ['Write a note', ['n']], ['Undo the last rating', ['u', 'z']], ['Zoom', [' ']], ['This help', ['?']]);
+  drawKeys(find('[data-keys]'), mainKeys(task));
+  drawKeys(find('[data-more-keys]'), moreKeys(task));
+}
+
+// Arrows first: the cap that is shown largest is the one the hand rests on.
+const keysOf = (control) => [control.key, ...(MORE_KEYS[control.choice] || [])].sort((a, b) => b.startsWith('Arrow') - a.startsWith('Arrow'));
+const labelOf = (control) => tOr('choice.' + control.choice, control.label);
+
+/** What a rater of this kind must know: how to answer, skip and undo. */
+function mainKeys(task) {
+  const rows = task.screen === 'choose' ? [] : answeringKeys(task);
+  for (const control of task.controls) rows.push([labelOf(control), keysOf(control)]);
+  rows.push([t('help.undo'), ['u', 'z']]);
+  return rows;
+}
+
+/** All the other keys. */
+function moreKeys(task) {
+  const flags = flagKeys(task.flags);
+  return [
+    [t('help.reason'), ['1 – ' + REASONS.length]],
+    [t('help.flags'), ['f']],
+    ...task.flags.map((flag, place) => [flagName(flag), ['f', flags[place]]]).filter(([, keys]) => keys[1]),
+    [t('help.flagged'), task.images.length > 1 ? ['ArrowLeft', 'ArrowRight'] : []],
+    [t('help.note'), ['n']],
+    [t('help.zoom'), [' ']],
+    [t('help.larger'), ['+', '-']],
+    [t('help.pan'), ['⇧', 'ArrowLeft', 'ArrowRight', 'ArrowUp', 'ArrowDown']],
+    [t('help.this'), ['?']],
+    [t('help.shut'), ['Esc']],
+  ].filter(([, keys]) => keys.length);
+}
+
+function drawKeys(table, rows) {
+  table.replaceChildren();
   for (const [label, keys] of rows) {
-    const row = find('[data-keys]').insertRow();
+    const row = table.insertRow();
     row.insertCell().textContent = label;
-    row.insertCell().append(...keycaps(keys));
+    const caps = keycaps(keys);
+    caps.forEach((each) => each.removeAttribute('aria-hidden')); // here they are what is told
+    row.insertCell().append(...caps);
   }
 }
 
@@ -603,30 +667,86 @@ function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
   if (event.target.closest && event.target.closest('input, textarea, select, [contenteditable="true"]')) return;
   const action = actions.get(event.key.length === 1 ? event.key.toLowerCase() : event.key);
-  const dialog = find('[data-help]');
-  if (dialog.open && action !== 'help') return;
+  if (find('[data-erase]').open || (find('[data-help]').open && action !== 'help')) return;
   if (root.dataset.flagging === 'yes') { onFlagKey(event); return; }
   if (root.dataset.skipping === 'yes' && action !== 'help') { if (!event.repeat) { pressed = { at: event.timeStamp, by: 'keyboard' }; onReasonKey(event, action); } return; }
-  if (event.key === 'Escape' && root.classList.contains('zoomed')) { zoom(); return; }
+  if (isZoomed() && onLensKey(event)) { event.preventDefault(); return; }
+  if (event.key === 'Escape' && isZoomed()) { zoom(); return; }
+  if (event.key === 'Enter' && onDefaultKey(event)) return;
   if (!action || !rater) return;
+  if (action === 'skip-practice' && !practice) return;
+  if (root.dataset.view !== 'rate' && action !== 'help' && action !== 'undo' && action !== 'skip-practice') return;
   if (event.key === ' ' && document.activeElement && document.activeElement.matches('button:focus-visible')) return;
   event.preventDefault();
   if (event.repeat) return; // a key held down is one choice
   pressed = { at: event.timeStamp, by: 'keyboard' };
   if (action === 'help') help();
+  else if (action === 'skip-practice') endPractice('skipped');
   else if (action === 'flags' || action === 'note') toggleExtras(action === 'note');
   else press(action);
 }
+
+/** Enter goes on where a page has one way on, wherever the focus is but on another button. */
+function onDefaultKey(event) {
+  if (document.activeElement && document.activeElement.closest('button, a, summary')) return false;
+  const way = viewOf(root.dataset.view).querySelector('[data-default]');
+  if (!way || !way.offsetParent || event.repeat) return false;
+  event.preventDefault();
+  way.click();
+  return true;
+}
+
+/** Screen readers begin to read a new page at its title. */
+function focusTitle(view) {
+  const title = viewOf(view).querySelector('h1');
+  title.focus({ preventScroll: true });
+  find('.stage').scrollTop = 0;
+}
+
+function setLanguage(code) {
+  keepLanguage(code);
+  speak(root);
+  loadConsent();
+  drawGuide();
+  drawGuideKeys();
+  buildReasons();
+  drawProgress();
+  writeNumbers();
+  root.dataset.kind = ''; // the controls are built anew
+  find('[data-flag-rows]').dataset.task = '';
+  if (practice) for (const task of practice.tasks) task.prompt = t('practice.prompt.' + task.contrast);
+  const view = root.dataset.view;
+  if (view === 'rate' && current) bring(current);
+  else if (view === 'wait' && pause === 'done') showThanks();
+  else if (view === 'wait') refill();
+}
+
+/** What buttons do that are no answer. */
+const ACTS = {
+  help,
+  leave,
+  agree,
+  practise,
+  'skip-practice': () => endPractice('skipped'),
+  'go-on': goOn,
+  done: stopForNow,
+  'my-data': downloadMine,
+  erase: askToErase,
+  'no-erase': () => find('[data-erase]').close(),
+  'erase-once': askAgainToErase,
+  'erase-twice': eraseMe,
+  again: () => showJoin(),
+  flags: () => toggleExtras(false),
+  'no-skip': closeReasons,
+  'skip-anyway': () => skip(),
+};
 
 function onClick(event) {
   const target = event.target.closest('[data-choice], [data-action], [data-flag], [data-reason], [data-card], [data-grade], [data-done]');
   if (!target) return;
   pressed = { at: event.timeStamp, by: { mouse: 'mouse', touch: 'touch', pen: 'touch' }[event.pointerType] || 'keyboard' };
-  if (target.dataset.action === 'help') help();
-  else if (target.dataset.action === 'leave') leave();
-  else if (target.dataset.action === 'flags') toggleExtras(false);
-  else if (target.dataset.action === 'no-skip') closeReasons();
-  else if (target.dataset.action === 'skip-anyway') skip();
+  const act = ACTS[target.dataset.action];
+  if (act) act();
   else if (target.dataset.reason) skip(target.dataset.reason);
   else if (target.dataset.flag) {
     const space = target.dataset.flag.indexOf(' ');
@@ -644,7 +764,7 @@ function onClick(event) {
 /** Closing the page gives its tasks back, so that nobody waits for a lease to run out. */
 function giveBack() {
   const held = [current, ...queue].filter(Boolean).map((task) => task.task_id);
-  if (!rater || !held.length) return;
+  if (!rater || !held.length || pause === 'practice') return;
   navigator.sendBeacon(here('api/release'), new Blob([JSON.stringify({ task_ids: held })], { type: 'application/json' }));
 }
 
@@ -658,6 +778,7 @@ function onOtherTab(event) {
   if (current && current.task_id === entry.body.task_id) next();
 }
 
+speak(root);
 buildReasons();
 document.addEventListener('keydown', onKey);
 find('[data-note]').addEventListener('keydown', (event) => {
@@ -668,6 +789,12 @@ root.addEventListener('click', onClick);
 // A click must not leave the focus on a button: Space would then press it again instead of zooming.
 root.addEventListener('mousedown', (event) => { if (event.target.closest('button, [data-card]')) event.preventDefault(); });
 find('form').addEventListener('submit', join);
+for (const list of root.querySelectorAll('[data-language]')) list.addEventListener('change', () => setLanguage(list.value));
+root.addEventListener('click', onDraggedClick, { capture: true });
+root.addEventListener('wheel', onWheel, { passive: false });
+root.addEventListener('pointerdown', onFingerDown);
+document.addEventListener('pointermove', onFingerMove);
+for (const sign of ['pointerup', 'pointercancel']) document.addEventListener(sign, onFingerUp);
 window.addEventListener('pagehide', giveBack);
 window.addEventListener('pageshow', (event) => { if (event.persisted) location.reload(); });
 window.addEventListener('storage', onOtherTab);

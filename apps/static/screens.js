@@ -3,22 +3,14 @@
 
 const NARROW = 280; // pixels for one picture
 const LEAST = 110, LEAST_GRADED = 160; // five buttons under each
-const QUESTIONS = {
-  pairwise: 'Which picture fits the text better?',
-  best: 'Which picture is the best?',
-  ranking: 'Put the pictures in order: 1 is the best, and equal ones may share a place.',
-  grades: 'How good is it, from 1 to 5?',
-  good_bad: 'Good or bad?',
-};
-const AXES = { overall: 'Overall', alignment: 'Fits the text', fidelity: 'Looks right' };
-const LEVEL_NAMES = { 2: ['Bad', 'Good'] }; // of other scales the numbers are the names
+const levelNames = (levels) => (levels === 2 ? [t('level.bad'), t('level.good')] : null); // of other scales the numbers are the names
 
 /** Cards for so many pictures, the controls of this kind, and nothing answered yet. */
 function setScreen(task) {
   if (cards.length !== task.images.length || root.dataset.kind !== task.kind) {
     root.dataset.kind = task.kind;
     root.dataset.screen = task.screen;
-    find('[data-question]').textContent = QUESTIONS[task.kind] || '';
+    find('[data-question]').textContent = tOr('question.' + task.kind, '');
     cards = task.images.map((_, number) => makeCard(task, number));
     find('.cards').replaceChildren(...cards);
     buildControls(task);
@@ -49,8 +41,8 @@ function makeScale(task, number, axis) {
   row.className = 'scale';
   row.dataset.scale = number + ' ' + axis;
   row.setAttribute('role', 'group');
-  const name = AXES[axis] || axis.charAt(0).toUpperCase() + axis.slice(1).replaceAll('_', ' ');
-  row.setAttribute('aria-label', name + ', picture ' + (number + 1));
+  const name = tOr('axis.' + axis, axis.charAt(0).toUpperCase() + axis.slice(1).replaceAll('_', ' '));
+  row.setAttribute('aria-label', t('axis.of_picture', { axis: name, number: number + 1 }));
   if (task.axes.length > 1) row.append(Object.assign(document.createElement('span'), { className: 'axis', textContent: name }));
   for (let level = 1; level <= task.levels; level += 1) {
     const button = document.createElement('button');
@@ -58,8 +50,8 @@ function makeScale(task, number, axis) {
     button.className = 'level';
     button.dataset.grade = number + ' ' + axis + ' ' + level;
     button.setAttribute('aria-pressed', 'false');
-    const names = LEVEL_NAMES[task.levels];
-    button.append(Object.assign(document.createElement('kbd'), { textContent: String(level) }));
+    const names = levelNames(task.levels);
+    button.append(Object.assign(document.createElement('kbd'), { textContent: String(level) })); // the number is its name
     if (names) button.append(' ' + names[level - 1]);
     row.append(button);
   }
@@ -76,7 +68,7 @@ const screens = {
       const number = Number(action.digit || action.card + 1) - 1;
       if (!(number >= 0 && number < task.images.length)) return;
       const marks = cards.map((_, other) => (other === number ? '✓' : ''));
-      vote({ ranks: cards.map((_, other) => (other === number ? 1 : null)) }, marks, 'Picture ' + (number + 1) + ' chosen.');
+      vote({ ranks: cards.map((_, other) => (other === number ? 1 : null)) }, marks, t('said.picture', { number: number + 1 }));
     },
   }),
 
@@ -102,11 +94,11 @@ const screens = {
           at = Math.max(0, ranks.indexOf(null));
         } else if (action.digit >= 1 && action.digit <= ranks.length) {
           ranks[at] = action.digit;
-          say('Picture ' + (at + 1) + ' on place ' + action.digit + '.');
+          say(t('said.place', { number: at + 1, place: action.digit }));
           const next = ranks.findIndex((rank, number) => rank === null && number > at);
           at = next >= 0 ? next : Math.max(0, ranks.indexOf(null));
         } else if (action.done && given().length === ranks.length) {
-          vote({ ranks }, ranks.map(String), 'Order stored.');
+          vote({ ranks }, ranks.map(String), t('said.order'));
           return;
         } else if (action.back) {
           const last = at > 0 && ranks[at] === null ? at - 1 : at;
@@ -123,11 +115,11 @@ const screens = {
     const grades = Object.fromEntries(task.axes.map((axis) => [axis, task.images.map(() => null)]));
     const places = task.images.flatMap((_, number) => task.axes.map((axis) => [number, axis]));
     const missing = () => places.findIndex(([number, axis]) => grades[axis][number] === null);
-    const names = LEVEL_NAMES[task.levels];
+    const names = levelNames(task.levels);
     let at = 0;
     const send = () => {
       const marks = task.images.map((_, number) => (names ? ['✕', '✓'][grades.overall[number] - 1] : String(grades.overall[number])));
-      vote({ grades }, marks, 'Stored.');
+      vote({ grades }, marks, t('said.stored'));
     };
     return {
       draw() {
@@ -205,9 +197,7 @@ function buildAnswering(task) {
   const most = { best: task.images.length, rank: task.images.length, grade: task.levels }[task.screen];
   for (let digit = 1; digit <= most; digit += 1) actions.set(String(digit), { digit });
   if (task.levels === 2) { actions.set('b', { digit: 1 }); actions.set('g', { digit: 2 }); }
-  const range = '1 – ' + most;
-  if (task.screen === 'best') return [['The best picture', [range]]];
-  if (task.images.length * task.axes.length === 1) return [[task.levels === 2 ? 'Bad, good' : 'The grade', [range]]];
+  if (!hasDone(task)) return;
   for (const [key, step] of [['ArrowLeft', -1], ['ArrowRight', 1]]) actions.set(key, { step });
   actions.set('Enter', { done: true });
   actions.set('Backspace', { back: true });
@@ -216,8 +206,19 @@ function buildAnswering(task) {
   button.className = 'choice';
   button.dataset.done = '';
   button.disabled = true;
-  button.append(Object.assign(document.createElement('span'), { textContent: 'Done' }), ...keycaps(['Enter']));
+  button.append(Object.assign(document.createElement('span'), { textContent: t('choice.done') }), ...keycaps(['Enter']));
   find('[data-choices]').append(button);
-  const what = task.screen === 'rank' ? 'Place of the framed picture' : 'Grade of the framed row';
-  return [[what, [range]], ['Another one', ['ArrowLeft', 'ArrowRight']], ['Take back', ['Backspace']], ['Done', ['Enter']]];
+}
+
+/** Whether the answer is given bit by bit. */
+const hasDone = (task) => task.screen === 'rank' || (task.screen === 'grade' && task.images.length * task.axes.length > 1);
+
+/** What those keys do, for the help. */
+function answeringKeys(task) {
+  const range = ['1 – ' + (task.screen === 'grade' ? task.levels : task.images.length)];
+  if (task.screen === 'best') return [[t('help.best'), range]];
+  const letters = task.levels === 2 ? [[t('level.bad'), ['1', 'b']], [t('level.good'), ['2', 'g']]] : null;
+  if (!hasDone(task)) return letters || [[t('help.grade'), range]];
+  const first = letters || [[t(task.screen === 'rank' ? 'help.place' : 'help.row'), range]];
+  return [...first, [t('help.another'), ['ArrowLeft', 'ArrowRight']], [t('help.back'), ['Backspace']], [t('choice.done'), ['Enter']]];
 }

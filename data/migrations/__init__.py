@@ -7,6 +7,7 @@ from data.migrations import (
     m004_accounts,
     m005_checks_of_all_kinds,
     m006_withdrawn_images,
+    m007_introduction,
 )
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
@@ -16,6 +17,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     m004_accounts.STATEMENTS,
     m005_checks_of_all_kinds.STATEMENTS,
     m006_withdrawn_images.STATEMENTS,
+    m007_introduction.STATEMENTS,
 )
 """SQL statements by version: entry i leads from version i to version i + 1, in one transaction."""
 

@@ -144,14 +144,31 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
     person.close()
 
 
-def open_page(context: BrowserContext, hub: Hub, name: str) -> Page:
-    """The rating page, signed in as `name`."""
+def open_page(context: BrowserContext, hub: Hub, name: str, *, practice: bool = False) -> Page:
+    """The rating page, signed in as `name`, who agreed to what is kept; at the guide if `practice` is wanted."""
     page = context.new_page()
     page.goto(hub.server.url)
+    sign_in(page, name, practice=practice)
+    return page
+
+
+def sign_in(page: Page, name: str, *, practice: bool = False) -> None:
+    """On the first page, with no more than a name; past the guide unless `practice` is wanted."""
     expect(page.get_by_role("button", name="Start rating")).to_be_visible()
+    expect(page.locator("form [data-consent]")).not_to_be_empty()  # what they agree to is there to be read
     page.get_by_label("Your name").fill(name)
     page.keyboard.press("Enter")
-    return page
+    if not practice:
+        past_practice(page)
+
+
+def past_practice(page: Page) -> None:
+    """Skip practice, if this rater has not been through it."""
+    expect(page.locator('.hitl-screen:is([data-view="guide"], [data-view="rate"], [data-view="wait"])')).to_have_count(
+        1
+    )
+    if page.locator('.hitl-screen[data-view="guide"]').count():
+        page.get_by_role("button", name="Skip practice").click()
 
 
 def when_ready(page: Page) -> None:

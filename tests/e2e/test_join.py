@@ -9,7 +9,7 @@ from playwright.sync_api import BrowserContext, expect
 
 from apps.accounts import Accounts
 from apps.server import build_server, serve
-from tests.e2e.conftest import Hub, a_hub, when_ready
+from tests.e2e.conftest import Hub, a_hub, past_practice, when_ready
 
 pytestmark = pytest.mark.e2e
 PASSWORD = "four words that rhyme"
@@ -43,6 +43,7 @@ def test_an_invite_leads_to_the_first_pair_and_a_password_back_to_it(house: Hub,
     page.get_by_label("Your name").fill("Anna")
     page.get_by_label("Choose a password").fill(PASSWORD)
     page.get_by_role("button", name="Start").click()
+    past_practice(page)
     when_ready(page)
     page.keyboard.press("ArrowLeft")
     when_ready(page)
@@ -89,6 +90,7 @@ def test_who_is_shut_out_in_the_middle_is_told_and_rates_nothing_more(house: Hub
     page.goto(outside(house, f"/join#{token}"))
     page.get_by_label("Your name").fill("Anna")
     page.get_by_role("button", name="Start").click()
+    past_practice(page)
     when_ready(page)
     accounts.disable("Anna")
     page.keyboard.press("ArrowLeft")

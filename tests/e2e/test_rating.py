@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Request, expect
 from hitl.config import RateConfig
 from tests.facts import a_rater, a_rating
 
-from .conftest import Hub, a_hub, open_page, when_ready
+from .conftest import Hub, a_hub, open_page, sign_in, when_ready
 
 pytestmark = pytest.mark.e2e
 
@@ -364,7 +364,7 @@ def test_between_rounds_the_page_tells_and_goes_on_by_itself(hub: Hub, context: 
     hub.live.advance(10)
     expect(page.get_by_role("heading", name="The machine is training …")).to_be_visible()
     expect(page.locator("[data-meter]")).to_have_attribute("aria-valuenow", "25")
-    expect(page.locator("[data-figures]")).to_contain_text("Round 1 of 5 · 25 %")
+    expect(page.locator("[data-figures]")).to_contain_text("Round 1 of 5 · 25%")
     hub.live.advance(30)
     expect(page.locator("[data-meter]")).to_have_attribute("aria-valuenow", "75")
     hub.add_round(2, 3)
@@ -427,8 +427,7 @@ def test_ratings_of_a_tab_whose_browser_became_somebody_else_wait_for_their_rate
     when_ready(bos)  # as Anna, who is signed in
     bos.keyboard.press("?")
     bos.get_by_role("button", name="Rate as somebody else").click()
-    bos.get_by_label("Your name").fill("Bo")
-    bos.keyboard.press("Enter")
+    sign_in(bos, "Bo")
     when_ready(bos)
     context.unroute("**/api/ratings")
     expect(annas.locator("[data-join-problem]")).to_contain_text("nothing is lost")

@@ -29,6 +29,7 @@ from data.workspace import Workspace
 from hitl.config import RateConfig
 from hitl.core.live import Live
 from tests.facts import PROMPT, a_task, an_image
+from tests.people import agree
 
 TOKEN, SECRET = "the-token", "the-secret"
 PASSWORD = "four words that rhyme"
@@ -112,6 +113,7 @@ class House:
         client = self.stranger()
         reply = client.post("/api/invite", json={"token": self.invite(role=role), "name": name, "password": password})
         assert reply.status_code == 200, reply.text
+        agree(client)
         return client
 
     def empty(self) -> None:
@@ -199,6 +201,7 @@ def test_an_invite_lets_one_person_in_and_a_replay_nobody(house: House, caplog: 
     reply = anna.post("/api/invite", json={"token": token, "name": "Anna"})
     assert (reply.status_code, reply.json()["role"]) == (200, "rater")
     assert anna.get("/api/me").json()["name"] == "Anna"
+    agree(anna)
     assert len(anna.get("/api/tasks").json()["tasks"]) == 3
     for path in ("/api/invite/look", "/api/invite"):
         with refused(caplog):

@@ -30,6 +30,7 @@ from data.world.scenes import Scene, place, render
 from hitl.config import RateConfig, load_config
 from hitl.core.errors import ConfigError
 from hitl.core.live import Live
+from tests.people import agree
 
 TOKEN = "the-token"
 SECRET = "the-secret"
@@ -100,6 +101,7 @@ def rater(server: RunningServer) -> Iterator[httpx.Client]:
     """A signed-in rater of a new name; gives back what it did not rate."""
     with httpx.Client(base_url=server.url, trust_env=False, timeout=30) as client:
         client.post("/api/join", json={"name": f"rater {uuid.uuid4().hex[:8]}"}).raise_for_status()
+        agree(client)
         yield client
         held = client.get("/api/tasks", params={"limit": 10}).json()["tasks"]
         client.post("/api/release", json={"task_ids": [task["task_id"] for task in held]})

@@ -25,6 +25,7 @@ from data.store import Store
 from data.workspace import STAGES, Workspace
 from rl.families.loading import STARTER_FOLDER
 from tests.integration.rounds import finish, outcome, start_rounds
+from tests.people import agree
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -318,6 +319,7 @@ def person_at(root: Path, process: subprocess.Popen[str], name: str) -> Iterator
         time.sleep(0.05)
     with httpx.Client(base_url=json.loads(hub_path.read_text())["url"], trust_env=False, timeout=30) as client:
         client.post("/api/join", json={"name": name}).raise_for_status()
+        agree(client)
         yield client
 
 
