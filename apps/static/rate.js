@@ -217,16 +217,14 @@ function loadCopy(url, original) {
   return load(url).then((picture) => { picture.dataset.original = original; return picture; });
 }
 
-/** Put the originals in place of the copies on the screen as they come; nobody waits for them. */
+/** Put the originals in place of the copies on the screen, all at once when they are there; nobody waits for them. */
 function showOriginals() {
-  for (const copy of root.querySelectorAll('.card img[data-original]')) {
-    load(copy.dataset.original).then((original) => {
-      if (!copy.isConnected) return; // another task is on the screen
-      original.alt = copy.alt;
-      copy.replaceWith(original);
-      fit();
-    }).catch(() => {}); // the copy stays
-  }
+  const copies = Array.from(root.querySelectorAll('.card img[data-original]'));
+  Promise.all(copies.map((copy) => load(copy.dataset.original))).then((originals) => {
+    if (!copies.every((copy) => copy.isConnected)) return; // another task is on the screen
+    copies.forEach((copy, side) => { originals[side].alt = copy.alt; copy.replaceWith(originals[side]); });
+    fit();
+  }).catch(() => {}); // the copies stay
 }
 
 const painted = () => new Promise((done) => {

@@ -19,6 +19,7 @@ from hitl.config import load_config
 from hitl.core.errors import ConfigError, NotEnoughRatings, RewardAtChance
 from hitl.rounds import Hub, Round, advance, gather_ratings, make_tasks, run_rounds
 from tests.facts import a_rater, a_rating, an_image
+from tests.fixtures.large_pictures import photo_like_png
 
 PROMPTS = [
     Prompt.of("a red fox", split="train"),
@@ -188,6 +189,16 @@ def test_checks_lie_among_the_tasks_of_a_round_and_their_ids_do_not_tell(hub: Hu
     ]
     # Nearly 400 places, uniform in [0, 1]: their mean is within 4 * 0.29 / sqrt(380) of the middle.
     assert sum(places) / len(places) == pytest.approx(0.5, abs=0.06)
+
+
+def test_copies_to_show_are_made_of_a_round_with_a_large_image_and_of_no_other(hub: Hub):
+    small, large = (hub.workspace.add_image(photo_like_png(side)) for side in (64, 320))
+    rounds._make_display_copies(hub, [small])
+    assert not hub.workspace.display_dir.exists()
+    rounds._make_display_copies(hub, [small, large])
+    assert {path.stem for path in hub.workspace.display_dir.rglob("*.webp")} == {small, large}
+    status = hub.live.view()
+    assert (status.stage, status.message, status.done, status.total) == ("draw", "Making copies to show", 2, 2)
 
 
 @pytest.mark.parametrize("kind", ["best", "ranking", "grades", "good_bad"])
