@@ -50,13 +50,17 @@ def build_board(desk: RatingDesk, is_researcher: Callable[[Request], bool]) -> t
         lost = lost_in_words(desk.store)
         return panels.summary(desk.live.view(), desk.progress(), pace, finder.latest(newest), lost=lost)
 
-    def quality(scope: str, shown: str, chosen: str | None, request: gr.Request) -> tuple[dict[str, Any], str, str]:
+    def quality(
+        scope: str, shown: str, chosen: str | None, request: gr.Request
+    ) -> tuple[dict[str, Any], str, str, dict[str, Any]]:
+        """And when to ask again: soon, while the first findings are being worked out."""
         authorise(request)
         found = finder.latest(_round_of(scope, desk))
         return (
             gr.update(choices=_scopes(desk)),
             panels.overview(found),
             panels.raters(found, everybody=shown == _EVERYBODY, chosen=chosen),
+            gr.update(value=NUMBERS_EVERY_S if found is None else PLOTS_EVERY_S),
         )
 
     def decisions(
@@ -70,12 +74,13 @@ def build_board(desk: RatingDesk, is_researcher: Callable[[Request], bool]) -> t
         table = panels.raters(finder.latest(_round_of(scope, desk)), everybody=shown == _EVERYBODY, chosen=rater_id)
         return rater_id, table, "" if rater is None else last_decisions(desk.store, rater)
 
-    def stages(metric: str | None, view: str, request: gr.Request) -> tuple[dict[str, Any], pd.DataFrame]:
+    def stages(metric: str | None, view: str, request: gr.Request) -> tuple[dict[str, Any], dict[str, Any]]:
         authorise(request)
         found = metric_table(desk)
         names = sorted(found["metric"].unique())
         chosen = metric if metric in names else next(iter(names), None)
-        return gr.update(choices=names, value=chosen), metric_line(found, chosen, view)
+        line = metric_line(found, chosen, view)
+        return gr.update(choices=names, value=chosen), gr.update(value=line, visible=bool(names))
 
     with gr.Blocks(title="hitl · board", analytics_enabled=False, fill_width=True) as page:
         chosen = gr.State(None)
@@ -92,6 +97,7 @@ def build_board(desk: RatingDesk, is_researcher: Callable[[Request], bool]) -> t
             view = gr.Radio(
                 label="Shown", choices=["within each round", _ACROSS_ROUNDS], value="within each round", scale=2
             )
+        again = gr.Timer(PLOTS_EVERY_S)
         line = gr.LinePlot(x="step", y="value", color="round", height=320, elem_id="board-metric")
 
         # "multiple": a slow refresh must not swallow the next one; nothing here changes what is stored.
@@ -99,7 +105,7 @@ def build_board(desk: RatingDesk, is_researcher: Callable[[Request], bool]) -> t
         looks: dict[str, Any] = {
             "fn": quality,
             "inputs": [scope, shown, chosen],
-            "outputs": [scope, overview, raters],
+            "outputs": [scope, overview, raters, again],
             **silent,
         }
         reports: dict[str, Any] = {"fn": stages, "inputs": [metric, view], "outputs": [metric, line], **silent}
@@ -107,7 +113,7 @@ def build_board(desk: RatingDesk, is_researcher: Callable[[Request], bool]) -> t
         page.load(**looks)
         page.load(**reports)
         gr.Timer(NUMBERS_EVERY_S).tick(numbers, outputs=[now], **silent)
-        gr.Timer(PLOTS_EVERY_S).tick(**looks)
+        again.tick(**looks)
         gr.Timer(PLOTS_EVERY_S).tick(**reports)
         for control in (scope, shown):
             control.input(**looks, trigger_mode="multiple")

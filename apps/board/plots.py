@@ -104,7 +104,7 @@ def bars(
     """Bars with an axis to the left: `ticks` are names at some edges, `pale` the bar that is not complete yet, `line` a
     place along the axis, in bars, and what is there.
     """
-    width, height, left, floor = 560, 220, 44, 190
+    width, height, left, floor = 560, 224, 44, 190
     top = _round_up(max([*heights, 0.0]))
     step = (width - left - 8) / max(len(heights), 1)
     gap = min(2.0, step / 5)
@@ -121,7 +121,7 @@ def bars(
         if each > 0
     )
     names = "".join(
-        f'<text x="{left + n * step:.1f}" y="{floor + 20}" text-anchor="middle">{html.escape(name)}</text>'
+        f'<text x="{left + n * step:.1f}" y="{floor + 24}" text-anchor="middle">{html.escape(name)}</text>'
         for n, name in ticks
     )
     mark = ""
