@@ -50,7 +50,7 @@ def _card(row: Rating, task: Task, prompt: str, verdict: str, *, is_voided: bool
     said, marks = _said(row)
     extras = row.payload
     pictures = "".join(
-        _picture(image_id, mark, _listed(extras.get("flags"), n), _listed(extras.get("points"), n))
+        _picture(n, image_id, mark, _listed(extras.get("flags"), n), _listed(extras.get("points"), n))
         for n, (image_id, mark) in enumerate(zip(row.image_ids, marks, strict=True))
     )
     badges = "".join(f"<b>{html.escape(each)}</b>" for each in (verdict, "taken back" if is_voided else "") if each)
@@ -92,12 +92,10 @@ def _listed(lists: Any, n: int) -> Sequence[Any]:
     return lists[n] if lists else ()
 
 
-def _picture(image_id: str, mark: str, flags: Sequence[str], points: Sequence[Sequence[float]]) -> str:
+def _picture(n: int, image_id: str, mark: str, flags: Sequence[str], points: Sequence[Sequence[float]]) -> str:
     dots = "".join(f'<i class="point" style="left:{100 * x:.1f}%;top:{100 * y:.1f}%"></i>' for x, y in points)
     flagged = f"<span class='flags'>{html.escape(', '.join(flags))}</span>" if flags else ""
     caption = f"<figcaption>{html.escape(mark)}</figcaption>" if mark else ""
     is_marked = " marked" if mark in ("chosen", "good") else ""
-    return (
-        f'<figure class="{is_marked.strip()}"><div><img src="../image/{html.escape(image_id)}" alt="" loading="lazy">'
-        f"{dots}</div>{caption}{flagged}</figure>"
-    )
+    image = f'<img src="../image/{html.escape(image_id)}" alt="picture {n + 1}" loading="lazy">'
+    return f'<figure class="{is_marked.strip()}"><div>{image}{dots}</div>{caption}{flagged}</figure>'
