@@ -461,6 +461,7 @@ def serve(
         access_log=False,
         proxy_headers=False,  # uvicorn believes them from this machine; `ProxyGate` from whom we were told to
         server_header=False,
+        timeout_keep_alive=60,  # a person thinks for longer than uvicorn's 5 s, and a new connection costs time
         timeout_graceful_shutdown=2,  # an open page holds a heartbeat stream that never ends by itself
         ws="none",
     )

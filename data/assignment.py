@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from data.records import Progress, Task
 
@@ -59,31 +59,34 @@ class Leases:
 
     def __init__(self) -> None:
         self._held: dict[str, dict[str, tuple[datetime, datetime]]] = {}
+        self._tasks_of: dict[str, set[str]] = {}
+        """By rater: the tasks for which there is a lease, in time or not."""
 
     def holders(self, task_id: str, now: datetime) -> set[str]:
         held = self._held.get(task_id)
         return {rater_id for rater_id, (since, until) in held.items() if since <= now < until} if held else set()
 
+    def held_by(self, rater_id: str, now: datetime) -> set[str]:
+        """The ids of the tasks that this rater holds."""
+        return {task_id for task_id in self._tasks_of.get(rater_id, ()) if rater_id in self.holders(task_id, now)}
+
     def all_holders(self, now: datetime) -> set[str]:
-        return {
-            rater_id
-            for held in self._held.values()
-            for rater_id, (since, until) in held.items()
-            if since <= now < until
-        }
+        return {rater_id for rater_id in self._tasks_of if self.held_by(rater_id, now)}
 
     def hold(self, task_id: str, rater_id: str, now: datetime, lease_s: float) -> None:
         self._held.setdefault(task_id, {})[rater_id] = (now, now + timedelta(seconds=lease_s))
+        self._tasks_of.setdefault(rater_id, set()).add(task_id)
 
     def drop(self, task_id: str, rater_id: str) -> None:
         held = self._held.get(task_id, {})
         held.pop(rater_id, None)
         if not held:
             self._held.pop(task_id, None)
+        self._tasks_of.get(rater_id, set()).discard(task_id)
 
     def drop_all(self, rater_id: str) -> None:
         """Of a rater who is not there any more."""
-        for task_id in list(self._held):
+        for task_id in list(self._tasks_of.get(rater_id, ())):
             self.drop(task_id, rater_id)
 
 
@@ -99,42 +102,109 @@ class RoundQueue:
     """Tasks that show a lost image: nobody is asked, and the round waits for no more answers than there are."""
     _counted: list[Task] = field(init=False)
     """Tasks whose answers the round waits for: all but the checks."""
+    _place: dict[str, int] = field(init=False)
+    """Of the counted tasks in order, by their ids."""
     _checks: dict[str, Task] = field(init=False)
     _gold: dict[str, Task] = field(init=False)
     """Of the checks, by their ids."""
     _answered: dict[str, list[str]] = field(init=False, default_factory=dict)
     """By rater: the tasks that they answered or skipped, in the order in which they did."""
+    # What follows is counted as answers come, for every page asks for it all the time.
+    _open: dict[str, Task] = field(init=False)
+    """Counted tasks that want more answers, in order."""
+    _slots: int = field(init=False, default=0)
+    _done: int = field(init=False, default=0)
+    _checks_done: int = field(init=False, default=0)
+    _with_skips: dict[str, Task] = field(init=False, default_factory=dict)
+    """Counted tasks that somebody skipped."""
+    _times: dict[tuple[str, str], datetime] = field(init=False, default_factory=dict)
+    """When each answer to a counted task was given, by task and rater, in order of arrival."""
+    _last_at: dict[str, datetime] = field(init=False, default_factory=dict)
+    """When each rater last did something."""
 
     def __post_init__(self) -> None:
         self._counted = [task for task in self.tasks if task.purpose == "learn"]
+        self._place = {task.task_id: place for place, task in enumerate(self._counted)}
         self._checks = {task.task_id: task for task in self.tasks if task.purpose != "learn"}
         self._gold = {task_id: task for task_id, task in self._checks.items() if task.purpose == "gold"}
+        self._open = self._find_open()
+        self._slots = sum(map(self._slots_of, self._counted))
 
     def note(self, task_id: str, rater_id: str, answer: Answer | None) -> None:
         """An answer was given, or (None) taken back."""
         given = self.answers.setdefault(task_id, {})
         answered = self._answered.setdefault(rater_id, [])
+        place = self._place.get(task_id)
+        task = None if place is None else self._counted[place]
+        self._count(task_id, task, -1)
         if given.pop(rater_id, None) is not None:
             answered.remove(task_id)
+            self._times.pop((task_id, rater_id), None)
         if answer is not None:
             given[rater_id] = answer
             answered.append(task_id)
+            self._last_at[rater_id] = answer.at
+            if task is not None:
+                self._times[task_id, rater_id] = answer.at
+        self._count(task_id, task, +1)
+        if task is not None:
+            self._settle(task, given)
+
+    def _count(self, task_id: str, task: Task | None, sign: int) -> None:
+        """Add a task to the sums, or take it out of them."""
+        if task is not None:
+            self._done += sign * min(self._answers_to(task_id), task.overlap)
+            self._slots += sign * self._slots_of(task)
+        elif task_id in self._checks:
+            self._checks_done += sign * self._answers_to(task_id)
+
+    def _settle(self, task: Task, given: dict[str, Answer]) -> None:
+        """Put a counted task where its answers say that it belongs."""
+        if _skips(given):
+            self._with_skips[task.task_id] = task
+        else:
+            self._with_skips.pop(task.task_id, None)
+        if not self._is_open(task):
+            self._open.pop(task.task_id, None)
+        elif task.task_id not in self._open:  # an answer was taken back
+            self._open = self._find_open()
+
+    def _find_open(self) -> dict[str, Task]:
+        return {task.task_id: task for task in self._counted if self._is_open(task)}
+
+    def _is_open(self, task: Task) -> bool:
+        return task.task_id not in self.withdrawn and self._answers_to(task.task_id) < task.overlap
+
+    def _slots_of(self, task: Task) -> int:
+        """How many answers the round waits for: of a withdrawn task those that are there."""
+        is_withdrawn = task.task_id in self.withdrawn
+        return min(self._answers_to(task.task_id), task.overlap) if is_withdrawn else task.overlap
+
+    def _answers_to(self, task_id: str) -> int:
+        """Skips not counted."""
+        given = self.answers.get(task_id)
+        return len(given) - _skips(given) if given else 0
 
     def open_to(self, rater_id: str, leases: Leases, *, limit: int, now: datetime) -> list[Task]:
         """Up to `limit` tasks: those that this rater holds first, then a check that is due, then free ones in order."""
-        held = [task for task in self._checks.values() if rater_id in leases.holders(task.task_id, now)]
+        mine = leases.held_by(rater_id, now)
+        held = [self._checks[task_id] for task_id in self._checks if task_id in mine] if mine else []
         held = [task for task in held if self._can_be_checked(task, rater_id)]
-        free: list[Task] = []
         due = self._due(rater_id, held)
-        for task in self._counted:
-            given = self.answers.get(task.task_id) or {}
-            answered = len(given) - _skips(given)
-            if rater_id in given or answered >= task.overlap or task.task_id in self.withdrawn:
+        held += [
+            self._open[task_id]
+            for task_id in sorted(mine & self._open.keys(), key=self._place.__getitem__)
+            if rater_id not in self.answers.get(task_id, ())
+        ]
+        free: list[Task] = []
+        for task_id, task in self._open.items():
+            if len(free) == limit:
+                break
+            given = self.answers.get(task_id) or {}
+            if rater_id in given or task_id in mine:
                 continue
-            holders = leases.holders(task.task_id, now)
-            if rater_id in holders:
-                held.append(task)
-            elif len(free) < limit and answered + len(holders - given.keys()) < task.overlap:
+            holders = leases.holders(task_id, now)
+            if self._answers_to(task_id) + len(holders - given.keys()) < task.overlap:
                 free.append(task)
         return [*held, *(due if free else []), *free][:limit]
 
@@ -145,44 +215,36 @@ class RoundQueue:
 
     def answered_by(self, rater_id: str) -> int:
         """How many tasks this rater answered, checks counted and skips not."""
-        return sum(rater_id in given and not given[rater_id].is_skip for given in self.answers.values())
+        return sum(not self.answers[task_id][rater_id].is_skip for task_id in self._answered.get(rater_id, ()))
 
     def progress(self, leases: Leases, *, now: datetime) -> Progress:
         """How many slots are filled, needed and given up, and how fast it goes."""
-        active = self._active(leases, now)
-        done = slots = skipped = 0
-        times: list[datetime] = []
-        for task in self._counted:
-            given = self.answers.get(task.task_id) or {}
-            skips = _skips(given)
-            answered = len(given) - skips
-            is_withdrawn = task.task_id in self.withdrawn
-            slots += min(answered, task.overlap) if is_withdrawn else task.overlap
-            done += min(answered, task.overlap)
-            times += [answer.at for answer in given.values()]
-            if skips and not is_withdrawn:
-                could_still = len(active - given.keys())
-                skipped += min(skips, max(0, task.overlap - answered - could_still))
-        times.sort()
-        checks = [self.answers.get(task_id) or {} for task_id in self._checks]
+        latest = sorted(islice(reversed(self._times.values()), PACE_OVER))
         return Progress(
-            done=done,
-            needed=slots - skipped,
+            done=self._done,
+            needed=self._slots - (skipped := self._given_up(leases, now)),
             skipped=skipped,
-            checks=sum(len(given) - _skips(given) for given in checks),
-            last_rating_at=times[-1] if times else None,
-            per_minute=_pace(times[-PACE_OVER:]),
+            checks=self._checks_done,
+            last_rating_at=latest[-1] if latest else None,
+            per_minute=_pace(latest),
         )
+
+    def _given_up(self, leases: Leases, now: datetime) -> int:
+        """Slots of tasks that were skipped, for which no active rater is left."""
+        waiting = [task for task_id, task in self._with_skips.items() if task_id in self._open]
+        if not waiting:
+            return 0
+        active, given_up = self._active(leases, now), 0
+        for task in waiting:
+            given = self.answers[task.task_id]
+            unfilled = task.overlap - self._answers_to(task.task_id) - len(active - given.keys())
+            given_up += min(_skips(given), max(0, unfilled))
+        return given_up
 
     def _active(self, leases: Leases, now: datetime) -> set[str]:
         since = now - timedelta(seconds=ACTIVE_S)
-        answering = {
-            rater_id
-            for given in self.answers.values()
-            for rater_id, answer in given.items()
-            if since < answer.at <= now  # not the answers of tomorrow, after a clock was set back
-        }
-        return answering | leases.all_holders(now)
+        # Not those who did something tomorrow, after a clock was set back.
+        return {rater_id for rater_id, at in self._last_at.items() if since < at <= now} | leases.all_holders(now)
 
     def _answer(self, task_id: str | None, rater_id: str) -> Answer | None:
         return self.answers.get(task_id, {}).get(rater_id) if task_id else None
