@@ -7,6 +7,7 @@ import unicodedata
 import uuid
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, get_args
 
@@ -151,10 +152,9 @@ class RatingDesk:
 
     def progress(self) -> dict[str, Any]:
         """How far the newest round is."""
-        rounds = self.store.rounds()
-        if not rounds:
+        number = self.store.newest_round()
+        if number is None:
             return {"round": 0, "done": 0, "needed": 0, "skipped": 0, "checks": 0, "eta_s": None}
-        number = rounds[-1].number
         now = self.store.progress(number)
         left = max(now.needed - now.done, 0)
         return {
@@ -291,7 +291,9 @@ def describe_live(status: LiveStatus, *, waiting_for_others: bool) -> dict[str, 
     }
 
 
+@cache
 def app_version() -> str:
+    """Looked up once: where the package is not installed, all that are installed are read for it."""
     try:
         return version("hitl")
     except PackageNotFoundError:

@@ -71,6 +71,7 @@ class Store:
         self._has_accounts = False
         self._consents: dict[str, list[Consent]] = {}
         self._texts: dict[str, str] = {}
+        self._newest_round: int | None = None
         self._leases = Leases()
         self._queue: RoundQueue | None = None
         self._queue_lock = threading.Lock()
@@ -256,6 +257,7 @@ class Store:
                 return
             now = datetime.now(UTC).isoformat()
             self._record("round_started", {"number": number, "config_sha": config_sha, "started_at": now})
+            self._newest_round = None
 
     def set_round_state(self, number: int, state: str) -> None:
         """Say where a round is; `records.FINISHED` also notes when.
@@ -274,6 +276,12 @@ class Store:
     def rounds(self) -> list[Round]:
         """Rounds by number."""
         return [rows.round_(row) for row in self._rows(f"SELECT {rows.ROUND} FROM rounds ORDER BY number")]
+
+    def newest_round(self) -> int | None:
+        """The number of the last round that was started. Every page asks, so it is not looked up each time."""
+        if self._newest_round is None:
+            self._newest_round = self._rows("SELECT max(number) FROM rounds")[0][0]
+        return self._newest_round
 
     def add_tasks(self, tasks: Iterable[Task]) -> int:
         """Add the tasks that are not there yet; return how many.
@@ -564,6 +572,7 @@ class Store:
 
     def _load_queue(self, round: int) -> RoundQueue:
         tasks = self.tasks(round)
+        self._tasks.update((task.task_id, task) for task in tasks)
         lost = {image.image_id for image in self.withdrawn_images()}
         withdrawn = {task.task_id for task in tasks if lost.intersection(task.image_ids)}
         queue = RoundQueue(round=round, tasks=tasks, withdrawn=withdrawn)
