@@ -257,7 +257,8 @@ class Store:
                 return
             now = datetime.now(UTC).isoformat()
             self._record("round_started", {"number": number, "config_sha": config_sha, "started_at": now})
-            self._newest_round = None
+            with self._queue_lock:
+                self._newest_round = None
 
     def set_round_state(self, number: int, state: str) -> None:
         """Say where a round is; `records.FINISHED` also notes when.
@@ -279,9 +280,10 @@ class Store:
 
     def newest_round(self) -> int | None:
         """The number of the last round that was started. Every page asks, so it is not looked up each time."""
-        if self._newest_round is None:
-            self._newest_round = self._rows("SELECT max(number) FROM rounds")[0][0]
-        return self._newest_round
+        with self._queue_lock:  # or what was read before a round began could be kept after it
+            if self._newest_round is None:
+                self._newest_round = self._rows("SELECT max(number) FROM rounds")[0][0]
+            return self._newest_round
 
     def add_tasks(self, tasks: Iterable[Task]) -> int:
         """Add the tasks that are not there yet; return how many.
