@@ -102,11 +102,8 @@ def test_nobody_waits_for_an_original(large: Hub, context: BrowserContext) -> No
 
 
 def test_without_a_copy_the_original_is_shown(large: Hub, context: BrowserContext) -> None:
-    page = context.new_page()
-    page.route("**/display", lambda route: route.abort())
-    page.goto(large.server.url)
-    page.get_by_label("Your name").fill("Anna")
-    page.keyboard.press("Enter")
+    context.route("**/display", lambda route: route.abort())
+    page = open_page(context, large, "Anna")
     when_ready(page)
     assert shown(page) == ["original"] * 2
     press_slowly(page, "ArrowLeft")
