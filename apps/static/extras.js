@@ -28,7 +28,10 @@ function givenExtras() {
 
 /* flags, points, note */
 
-const pictureName = (number) => (cards.length === 2 ? t(['picture.left', 'picture.right'][number]) : cards.length === 1 ? t('picture.only') : t('picture.number', { number: number + 1 }));
+/** On a narrow screen the left picture is the upper one. */
+const sideName = (number) => (root.dataset.stacked === 'yes' ? ['upper', 'lower'] : ['left', 'right'])[number];
+
+const pictureName = (number) => (cards.length === 2 ? t('picture.' + sideName(number)) : cards.length === 1 ? t('picture.only') : t('picture.number', { number: number + 1 }));
 
 /** The first letter of the flag's name that is free. */
 function flagKeys(flags) {

@@ -112,7 +112,8 @@ function judge(task, payload) {
     const [left, right] = task.fits;
     const wanted = left && right ? 'tie' : left ? 'left' : right ? 'right' : 'both_bad';
     const known = task.controls.some((control) => control.choice === wanted);
-    return { good: !known || payload.choice === wanted, why: known ? t('practice.' + (wanted === 'right' ? 'right_side' : wanted)) : t('practice.thanks') };
+    const side = left === right ? wanted : sideName(left ? 0 : 1);
+    return { good: !known || payload.choice === wanted, why: t(known ? 'practice.says_' + side : 'practice.thanks') };
   }
   if (task.screen === 'grade') {
     const middle = (task.levels + 1) / 2;

@@ -275,7 +275,6 @@ function show(task, pictures) {
     card.querySelector('.mark').textContent = '';
     const picture = pictures[side];
     if (picture) {
-      picture.alt = pictureName(side);
       card.querySelector('.mat').replaceChildren(picture);
     } else {
       const lost = document.createElement('p');
@@ -289,6 +288,7 @@ function show(task, pictures) {
   screen.draw();
   fit();
   if (isZoomed()) showOriginals();
+  pictures.forEach((picture, side) => { if (picture) picture.alt = pictureName(side); });
 }
 
 /** Small pictures grow by whole device pixels, so that every pixel of theirs has the same size. */
@@ -442,12 +442,21 @@ function setView(name) {
   for (const view of views) view.hidden = view.dataset.view !== name;
   const rating = name === 'rate';
   find('[data-progress]').hidden = !progress || name === 'join' || name === 'gone';
-  find('[data-language-top]').hidden = rating || name === 'wait';
+  find('[data-language-top]').hidden = !['join', 'consent', 'guide'].includes(name);
   find('.top [data-action="help"]').hidden = !rater;
   if (name !== 'wait') hideAfter();
+  requestAnimationFrame(reachScrolled);
   if (!rating) {
     unzoom();
     root.dataset.ready = 'no';
+  }
+}
+
+/** What does not fit can be scrolled to by keys: it then takes the focus. */
+function reachScrolled() {
+  for (const area of [find('.stage'), find('.pair')]) {
+    if (area.scrollHeight > area.clientHeight) area.tabIndex = 0;
+    else area.removeAttribute('tabindex');
   }
 }
 
@@ -798,5 +807,6 @@ window.addEventListener('pageshow', (event) => { if (event.persisted) location.r
 window.addEventListener('storage', onOtherTab);
 window.addEventListener('online', () => { if (outbox) outbox.flush(); if (!current) refill(); });
 document.addEventListener('visibilitychange', () => { if (!document.hidden && root.dataset.view === 'wait') refill(); });
-new ResizeObserver(fit).observe(find('.pair'));
+new ResizeObserver(() => { fit(); reachScrolled(); }).observe(find('.pair'));
+new ResizeObserver(reachScrolled).observe(find('.stage'));
 start();

@@ -66,6 +66,7 @@ function keepLanguage(code) {
 function speak(under) {
   document.documentElement.lang = language;
   document.documentElement.dir = t('language.direction');
+  if (under !== document) under.dir = t('language.direction'); // what is between them may say otherwise
   for (const node of under.querySelectorAll('[data-t]')) node.textContent = t(node.dataset.t);
   for (const node of under.querySelectorAll('[data-t-label]')) node.setAttribute('aria-label', t(node.dataset.tLabel));
   for (const node of under.querySelectorAll('[data-t-placeholder]')) node.placeholder = t(node.dataset.tPlaceholder);

@@ -134,6 +134,7 @@ def test_one_key_is_a_whole_answer_of_good_and_bad_and_undo_asks_again(hub: Hub,
         next_task(page, lambda key=key: page.keyboard.press(key))
     next_task(page, lambda: page.keyboard.press("u"))
     next_task(page, lambda: page.get_by_role("button", name="Good").click())
+    wait_for(lambda: len(hub.store.ratings()) == 4)  # the undo among them
     assert payloads(hub, page, 2) == [{"grades": {"overall": [2]}}, {"grades": {"overall": [2]}}]
 
 

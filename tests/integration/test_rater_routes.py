@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 def rating_of(task: dict[str, Any], number: int, choice: str = "left", **payload: Any) -> dict[str, Any]:
     return {
-        "rating_id": f"8c6d5f0e-5a0e-4d0a-9a55-0d8f3f7a1b{number:02d}",
+        "rating_id": str(uuid.uuid4()),
         "task_id": task["task_id"],
         "kind": task["kind"],
         "payload": {"choice": choice, **payload},
