@@ -24,6 +24,8 @@ PACE_OVER = 20
 REPEAT_AFTER = 10
 """Screens between a task and its repeat, at least: enough to have forgotten the answer, if not the images."""
 _LONGEST_PAUSE_S = 120
+_SLACK = timedelta(seconds=60)
+"""So far ahead is not yet the future: threads that ask at once get their turns in another order than their times."""
 
 
 def displayed_order(task: Task, rater_id: str) -> tuple[str, ...]:
@@ -64,7 +66,11 @@ class Leases:
 
     def holders(self, task_id: str, now: datetime) -> set[str]:
         held = self._held.get(task_id)
-        return {rater_id for rater_id, (since, until) in held.items() if since <= now < until} if held else set()
+        return (
+            {rater_id for rater_id, (since, until) in held.items() if since <= now + _SLACK and now < until}
+            if held
+            else set()
+        )
 
     def held_by(self, rater_id: str, now: datetime) -> set[str]:
         """The ids of the tasks that this rater holds."""
@@ -244,7 +250,9 @@ class RoundQueue:
     def _active(self, leases: Leases, now: datetime) -> set[str]:
         since = now - timedelta(seconds=ACTIVE_S)
         # Not those who did something tomorrow, after a clock was set back.
-        return {rater_id for rater_id, at in self._last_at.items() if since < at <= now} | leases.all_holders(now)
+        return {rater_id for rater_id, at in self._last_at.items() if since < at <= now + _SLACK} | leases.all_holders(
+            now
+        )
 
     def _answer(self, task_id: str | None, rater_id: str) -> Answer | None:
         return self.answers.get(task_id, {}).get(rater_id) if task_id else None

@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -113,13 +113,24 @@ class Journal:
         Raises:
             WorkspaceError: the disk is full.
         """
-        line, end = _line(self._end, event, data, at)
+        return self.append_all(event, [data], at)
+
+    def append_all(self, event: str, facts: Sequence[dict[str, Any]], at: datetime) -> Position:
+        """Write a line for each fact; all are on the disk when this returns. When it fails, nothing of them is left.
+
+        Raises:
+            WorkspaceError: the disk is full.
+        """
+        lines, end = b"", self._end
+        for data in facts:
+            one, end = _line(end, event, data, at)
+            lines += one
         with disk_errors(self._path):
             try:
                 os.ftruncate(self._descriptor, self._end.offset)  # In case clearing up after a failure failed too.
                 written = 0
-                while written < len(line):
-                    written += os.pwrite(self._descriptor, line[written:], self._end.offset + written)
+                while written < len(lines):
+                    written += os.pwrite(self._descriptor, lines[written:], self._end.offset + written)
                 os.fsync(self._descriptor)
             except BaseException:
                 os.ftruncate(self._descriptor, self._end.offset)

@@ -43,6 +43,7 @@ from data.records import (
     Task,
     WithdrawnImage,
 )
+from data.together import Together
 from data.workspace import Workspace, disk_errors
 from hitl.core.errors import ConfigError, StoreError
 
@@ -63,6 +64,7 @@ class Store:
         self._lock = lock
         self._seen = _position(database)
         self._since_checkpoint = 0
+        self._arrivals = Together(self._keep)
         self._rows = database.rows
         # Facts that never change once they are there, so that a rating asks the database as little as possible.
         self._tasks: dict[str, Task] = {}
@@ -620,33 +622,77 @@ class Store:
         Raises:
             ConfigError: it does not fit its task, its kind, or what it voids.
         """
-        data = {**asdict(rating), "server_time": validation.iso(rating.server_time)}
-        canonical_json(data)
+        canonical_json({**asdict(rating), "server_time": validation.iso(rating.server_time)})
+        return self._arrivals.do(rating)
+
+    def _keep(self, arrived: Sequence[Rating]) -> list[bool | Exception]:
+        """Keep some ratings by one commit. What each changes is judged after those before it."""
         with self._writing():
-            related = self._rows(
-                """
-                SELECT rating_id, voids, is_undo FROM ratings
-                WHERE rating_id = $1 OR (task_id = $2 AND rater_id = $3)
-                """,
-                [rating.rating_id, rating.task_id, rating.rater_id],
-            )
-            if any(rating_id == rating.rating_id for rating_id, *_ in related):
+            rows_of = self._rows_beside(arrived)
+            outcomes: list[bool | Exception] = []
+            kept: list[Rating] = []
+            for rating in arrived:
+                try:
+                    is_news = self._is_to_be_kept(rating, rows_of)
+                except ConfigError as error:
+                    outcomes.append(error)
+                    continue
+                outcomes.append(is_news)
+                if is_news:
+                    kept.append(rating)
+                    rows_of.append(
+                        (rating.rating_id, rating.task_id, rating.rater_id, rating.voids, not rating.payload)
+                    )
+            if kept:
+                self._record("rating_added", *map(self._as_fact, kept))
+                for rating in kept:
+                    self._note(rating)
+                self._since_checkpoint += len(kept)
+                if self._since_checkpoint >= CHECKPOINT_EVERY and self._database.checkpoint():
+                    self._since_checkpoint = 0
+        return outcomes
+
+    def _rows_beside(self, arrived: Sequence[Rating]) -> list[tuple[Any, ...]]:
+        """All that is there of these ratings, and of answers by their raters to their tasks."""
+        return self._rows(
+            """
+            SELECT rating_id, task_id, rater_id, voids, is_undo FROM ratings
+            WHERE list_contains($1, rating_id) OR (list_contains($2, task_id) AND list_contains($3, rater_id))
+            """,
+            [
+                [each.rating_id for each in arrived],
+                [each.task_id for each in arrived],
+                [each.rater_id for each in arrived],
+            ],
+        )
+
+    def _is_to_be_kept(self, rating: Rating, rows_of: Iterable[tuple[Any, ...]]) -> bool:
+        """Whether it changes anything, given what is there.
+
+        Raises:
+            ConfigError: it does not fit its task, its kind, or what it voids.
+        """
+        related = []
+        for rating_id, task_id, rater_id, voids, is_undo in rows_of:
+            if rating_id == rating.rating_id:
                 return False
-            task = self.task(rating.task_id)
-            if task is None:
-                raise ConfigError(f"There is no task {rating.task_id!r}.", hint="Ask for tasks again and rate those.")
-            if self.rater(rating.rater_id) is None:
-                raise ConfigError(f"There is no rater {rating.rater_id!r}.", hint="Join with a name first.")
-            validation.check_rating(rating, task)
-            answers = {rating_id for rating_id, _, is_undo in related if not is_undo}
-            if not _is_news(rating, answers, standing=answers - {voids for _, voids, _ in related}):
-                return False
-            self._record("rating_added", {**data, "task_image_ids": list(task.image_ids)})
-            self._note(rating)
-            self._since_checkpoint += 1
-            if self._since_checkpoint >= CHECKPOINT_EVERY and self._database.checkpoint():
-                self._since_checkpoint = 0
-        return True
+            if (task_id, rater_id) == (rating.task_id, rating.rater_id):
+                related.append((rating_id, voids, is_undo))
+        task = self.task(rating.task_id)
+        if task is None:
+            raise ConfigError(f"There is no task {rating.task_id!r}.", hint="Ask for tasks again and rate those.")
+        if self.rater(rating.rater_id) is None:
+            raise ConfigError(f"There is no rater {rating.rater_id!r}.", hint="Join with a name first.")
+        validation.check_rating(rating, task)
+        answers = {rating_id for rating_id, _, is_undo in related if not is_undo}
+        return _is_news(rating, answers, standing=answers - {voids for _, voids, _ in related})
+
+    def _as_fact(self, rating: Rating) -> dict[str, Any]:
+        return {
+            **asdict(rating),
+            "server_time": validation.iso(rating.server_time),
+            "task_image_ids": list(self._tasks[rating.task_id].image_ids),
+        }
 
     def ratings(
         self, round: int | None = None, rater_id: str | None = None, purpose: Purpose | None = None
@@ -760,14 +806,14 @@ class Store:
                 self._seen = self._journal.end
             yield
 
-    def _record(self, event: str, data: dict[str, Any]) -> None:
-        """Apply an event, journal it, commit. To be called inside `_writing`."""
+    def _record(self, event: str, *facts: dict[str, Any]) -> None:
+        """Apply events of one name, journal them, commit. To be called inside `_writing`."""
         assert self._journal is not None
-        data = json.loads(canonical_json(data))
-        seq = self._journal.end.seq + 1
+        told = [json.loads(canonical_json(data)) for data in facts]
+        first = self._journal.end.seq + 1
         with self._database.transaction() as writer:
-            events.apply(writer, [events.Event(seq=seq, name=event, data=data)])
-            end = self._journal.append(event, data, datetime.now(UTC))
+            events.apply(writer, [events.Event(seq=seq, name=event, data=data) for seq, data in enumerate(told, first)])
+            end = self._journal.append_all(event, told, datetime.now(UTC))
             _set_position(writer, end)
         self._seen = end
 
