@@ -47,6 +47,7 @@ let renewDue = false; // the tasks held here have not been asked for again for s
 let present = false; // somebody has touched key, mouse or screen since they were
 let pointerAt = '';
 let over = false; // all rounds are done and everything is sent: the server may go
+let joining = false;
 let pause = null; // why no task is asked for: 'consent', 'practice', 'break' or 'done'
 
 /* talking to the server */
@@ -418,10 +419,13 @@ function saveHistory() {
 
 async function join(event) {
   event.preventDefault();
+  if (joining) return; // Enter twice is once
+  joining = true;
   const problem = find('[data-join-problem]');
   problem.textContent = '';
   let answer = null;
   try { answer = await call('api/join', { name: find('#hitl-name').value, consent: consent.version, language: consent.language }); } catch (error) { answer = null; }
+  joining = false;
   if (answer && answer.status === 200) signIn(answer.body);
   else if (answer && answer.status === 403) location.reload(); // people have accounts by now: the server shows where to sign in
   else problem.textContent = answer ? heardWhy(answer.body) : t('no_connection.again');

@@ -139,9 +139,10 @@ def test_the_whole_way_by_mouse_alone_and_by_touch_alone(hub: Hub, pointing: Pag
     press('.tools [data-action="zoom"]')
     press('[data-card="0"]')
     when_ready(page)
+    press('.tools [data-action="zoom"]')
     press('.choice[data-choice="tie"]')
     expect(page.locator('.hitl-screen[data-view="break"]')).to_have_count(1)
-    press('[data-view="break"] [data-action="done"]')
+    press('.card-page[data-view="break"] [data-action="done"]')
     expect(page.locator(".wait dd").first).to_have_text("3")
     assert hub.choices() == ["right", "skip", "left", "tie"]
     assert {rating.input_device for rating in hub.standing()} == {"touch" if touch else "mouse"}
@@ -181,7 +182,7 @@ def test_the_projects_own_texts_are_shown_as_text(hub: Hub, context: BrowserCont
     hub.add_round(1, 3)
     page = open_page(context, hub, "Anna", practice=True)
     expect(page.get_by_role("heading", name="<b>Look</b>")).to_be_visible()
-    assert page.locator('[data-view="guide"] [data-guide] li').all_inner_texts() == [
+    assert page.locator('.guide [data-guide] li').all_inner_texts() == [
         "at hands", "<img src=x onerror=alert(1)>"
     ]  # fmt: skip
     assert page.locator("[data-guide] img, [data-consent] i").count() == 0
@@ -203,7 +204,7 @@ def test_who_signed_in_without_agreeing_is_asked_first(hub: Hub, context: Browse
     hub.rate = RateConfig(consent="Now we keep less.")
     hub.serve(port)
     page.reload()
-    expect(page.locator('[data-view="consent"]')).to_contain_text("Now we keep less.")
+    expect(page.locator('.card-page[data-view="consent"]')).to_contain_text("Now we keep less.")
     page.keyboard.press("Enter")
     press_slowly(page, "ArrowLeft")
     wait_for(lambda: hub.choices() == ["left"])
@@ -266,7 +267,8 @@ def test_the_zoom_moves_both_pictures_alike(hub: Hub, context: BrowserContext) -
         return page.locator(".card").evaluate_all(
             """(cards) => cards.map((card) => {
                 const [outer, box] = [card.getBoundingClientRect(), card.querySelector('img').getBoundingClientRect()];
-                return [box.left - outer.left, box.top - outer.top, box.width].map((each) => Math.round(1e4 * each / outer.width) / 1e4);
+                const places = [box.left - outer.left, box.top - outer.top, box.width];
+                return places.map((each) => Math.round((1e4 * each) / outer.width) / 1e4);
             })"""
         )
 
@@ -317,6 +319,7 @@ def test_no_request_leaves_the_machine(browser: Browser, tmp_path: Path) -> None
         context.on("request", note)
         context.on("page", watch)
         page = open_page(context, hub, "Anna", practice=True)
+        expect(page.get_by_role("heading", name="How to rate")).to_be_visible()
         page.keyboard.press("Enter")
         when_ready(page)
         page.keyboard.press("p")
