@@ -113,7 +113,7 @@ function judge(task, payload) {
     const wanted = left && right ? 'tie' : left ? 'left' : right ? 'right' : 'both_bad';
     const known = task.controls.some((control) => control.choice === wanted);
     const side = left === right ? wanted : sideName(left ? 0 : 1);
-    return { good: !known || payload.choice === wanted, why: t(known ? 'practice.says_' + side : 'practice.thanks') };
+    return { good: !known || payload.choice === wanted, why: t(known ? 'practice.says.' + side : 'practice.thanks') };
   }
   if (task.screen === 'grade') {
     const middle = (task.levels + 1) / 2;

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, ViewportSize, expect
 
 from hitl.config import RateConfig
 
@@ -17,8 +17,8 @@ from .states import KINDS, introduce, whole_way
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 AXE = Axe()
 RULES = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]}}
-DESKTOP, PHONE = {"width": 1366, "height": 768}, {"width": 390, "height": 844}
-HALVED = {"width": 683, "height": 384}
+DESKTOP, PHONE = ViewportSize(width=1366, height=768), ViewportSize(width=390, height=844)
+HALVED = ViewportSize(width=683, height=384)
 """What 200 % zoom leaves of a laptop's window."""
 
 
@@ -54,7 +54,7 @@ def a_page(browser: Browser, language: str, scheme: Any, size: Any, **more: Any)
     ],
 )  # fmt: skip
 def test_axe_finds_nothing_in_any_state(
-    browser: Browser, tmp_path: Path, language: str, scheme: str, size: dict[str, int]
+    browser: Browser, tmp_path: Path, language: str, scheme: str, size: ViewportSize
 ) -> None:
     with a_hub(tmp_path / "w", rate=RateConfig(break_every=3)) as hub, a_page(browser, language, scheme, size) as page:
         hub.add_round(1, 9)

@@ -6,7 +6,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Request, WebSocket, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Request, ViewportSize, WebSocket, expect
 
 from apps.accounts import Accounts
 from hitl.config import RateConfig
@@ -96,7 +96,7 @@ def test_the_whole_way_by_keyboard_alone(hub: Hub, context: BrowserContext) -> N
 def pointing(request: pytest.FixtureRequest, browser: Browser) -> Iterator[Page]:
     """A page on a laptop without a keyboard, or on a phone."""
     touch = request.param == "touch"
-    size = {"width": 390, "height": 844} if touch else {"width": 1366, "height": 768}
+    size = ViewportSize(width=390, height=844) if touch else ViewportSize(width=1366, height=768)
     context = browser.new_context(viewport=size, has_touch=touch, is_mobile=touch)
     yield context.new_page()
     context.close()
