@@ -26,7 +26,7 @@ from hitl.stages.stage import Desk, Stage
 _THREADS = "HITL_THREADS"
 _LOST = ("Connection closed by peer", "Connection reset by peer", "NCCL", "Broken pipe")
 """What gloo and NCCL say where another process has gone."""
-_NICENESS = 5  # the hub answers raters first: a rating never waits for a training step
+_NICENESS = 10  # the hub answers raters first: a rating never waits for a training step
 
 
 def main() -> None:
