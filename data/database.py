@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 STORAGE_VERSION = "v1.4.0"
 """File format that DuckDB 1.4 LTS to 2.x can read; a file of 2.0's own format is refused by 1.x."""
 _THREADS = 1
-"""Our questions are small: handing a part of one to another thread takes longer than answering it, more so while training
-keeps all cores busy (a rating is stored in 12 to 16 ms with one thread, in 19 to 22 with two)."""
+"""Our questions are small: handing part of one to another thread takes longer than answering it, more so while training
+keeps all cores busy."""
 
 
 class Database:

@@ -6,6 +6,7 @@ those that were not asked for (Horvitz and Thompson 1952). That needs a share of
 """
 
 import itertools
+import math
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,8 @@ import numpy as np
 TASK_POLICIES = ("random", "uncertain")
 LEAST_EXPLORE = 0.3
 """With less plain chance, few answers stand for very many, and an estimate over all is no longer of use."""
+MOST_SETS = 2000
+"""Of one prompt's images. All pairs of 63 images are fewer; of 32 images there are 28 million sets of nine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +30,8 @@ class Candidate:
     image_ids: tuple[str, ...]
     uncertainty: float = 0.0
     """How unsure the last fit is of the answer; it counts beside that of others. 0: there is nothing to learn."""
+    share: float = 1.0
+    """With what probability it is a candidate: where there are too many, a random sample of them is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +42,25 @@ class Chosen:
     policy: str
     propensity: float
     """With what probability it is among the chosen, by whatever part."""
+
+
+def sets_of(
+    image_ids: Sequence[str], size: int, chance: random.Random, *, most: int = MOST_SETS
+) -> tuple[list[tuple[str, ...]], float]:
+    """The sets of so many of the images, sorted in themselves, and the share of all that these are.
+
+    All of them, or where they are more than `most` a random sample. Of a set that is chosen in two stages the
+    propensity is the product of theirs, and an estimate that divides by it has no bias (Särndal, Swensson and Wretman
+    1992, section 4.3).
+    """
+    ids = sorted(set(image_ids))
+    count = math.comb(len(ids), size)
+    if count <= most:
+        return [*itertools.combinations(ids, size)], 1.0
+    found: dict[tuple[str, ...], None] = {}
+    while len(found) < most:
+        found[tuple(sorted(chance.sample(ids, size)))] = None
+    return [*found], most / count
 
 
 class TaskPolicy(Protocol):
@@ -83,7 +107,9 @@ def choose(policy: TaskPolicy, candidates: Sequence[Candidate], count: int, chan
     chosen = []
     for row in (order[place] for place in _systematic(propensity[order], count, chance)):
         (name,) = chance.choices([*shares], [share[row] for share in shares.values()])
-        chosen.append(Chosen(candidate=candidates[row], policy=name, propensity=min(float(propensity[row]), 1.0)))
+        among_these = min(float(propensity[row]), 1.0)
+        found = candidates[row]
+        chosen.append(Chosen(candidate=found, policy=name, propensity=among_these * found.share))
     chance.shuffle(chosen)
     return chosen
 

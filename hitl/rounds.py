@@ -17,7 +17,7 @@ from data.display_copies import DisplayCopies
 from data.prompt_list import read_prompts, starter_prompts
 from data.records import FINISHED, Image, Prompt, Task, standing_ratings
 from data.store import Store
-from data.task_policies import Candidate, RandomTasks, UncertainTasks, choose
+from data.task_policies import Candidate, RandomTasks, UncertainTasks, choose, sets_of
 from data.workspace import Workspace, write_atomically
 from hitl.config import RunConfig, load_config, to_toml
 from hitl.core.errors import ConfigError, NotEnoughRatings, RewardAtChance, WorkerError, WorkspaceError
@@ -171,12 +171,19 @@ def make_tasks(
     by_prompt: dict[str, list[str]] = {}
     for image in images:
         by_prompt.setdefault(image.prompt_id, []).append(image.image_id)
-    candidates = [
-        Candidate(prompt_id=prompt_id, image_ids=each, uncertainty=_of_set(uncertainty, prompt_id, each))
-        for prompt_id, image_ids in by_prompt.items()
-        for each in itertools.combinations(sorted(set(image_ids)), config.images_per_task)
-        if (prompt_id, frozenset(each)) not in shown
-    ]
+    candidates = []
+    for prompt_id, image_ids in by_prompt.items():
+        sets, share = sets_of(image_ids, config.images_per_task, chance)
+        candidates += [
+            Candidate(
+                prompt_id=prompt_id,
+                image_ids=each,
+                uncertainty=_of_set(uncertainty, prompt_id, each),
+                share=share,
+            )
+            for each in sets
+            if (prompt_id, frozenset(each)) not in shown
+        ]
     policy = UncertainTasks(config.explore) if uncertainty else RandomTasks()
     tasks = [
         Task(

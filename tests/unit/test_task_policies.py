@@ -1,12 +1,13 @@
 """Which tasks a policy chooses, counted: each as often as is stated, and an estimate that uses it is of no bias."""
 
+import itertools
 import random
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from data.task_policies import Candidate, Chosen, RandomTasks, TaskPolicy, UncertainTasks, choose
+from data.task_policies import Candidate, Chosen, RandomTasks, TaskPolicy, UncertainTasks, choose, sets_of
 
 DRAWS = 4000
 
@@ -126,3 +127,32 @@ def test_few_tasks_are_spread_over_the_prompts():
 
 def test_of_nothing_nothing_is_chosen():
     assert choose(UncertainTasks(), [], 5, random.Random(0)) == []
+
+
+def test_all_sets_are_candidates_where_they_are_few_and_a_random_sample_where_they_are_many():
+    """Of seven images 35 sets of four: each is among 10 of them with probability 10 / 35, counted over many draws."""
+    ids = [f"i{number}" for number in range(7)]
+    every = list(itertools.combinations(ids, 4))
+    assert sets_of(ids[::-1], 4, random.Random(0), most=35) == (every, 1.0)
+    chance = random.Random(1)
+    times: Counter[tuple[str, ...]] = Counter()
+    for _ in range(3000):
+        found, share = sets_of(ids, 4, chance, most=10)
+        assert (len(found), len(set(found)), share) == (10, 10, 10 / 35)
+        times.update(found)
+    assert times.keys() == set(every)
+    expected = 3000 * 10 / 35
+    assert all(abs(count - expected) < 5 * (expected * 25 / 35) ** 0.5 for count in times.values())
+
+
+def test_what_was_sampled_first_is_in_the_propensity():
+    """Two stages by hand: one of two sampled of six sets is chosen, 2 / 6 times 1 / 2."""
+    chance, times = random.Random(2), Counter()
+    for _ in range(DRAWS):
+        found, share = sets_of(["a", "b", "c", "d"], 2, chance, most=2)
+        among = [Candidate(prompt_id="p", image_ids=each, share=share) for each in found]
+        (chosen,) = choose(RandomTasks(), among, 1, chance)
+        assert chosen.propensity == pytest.approx(1 / 6)
+        times[chosen.candidate.image_ids] += 1
+    assert len(times) == 6
+    assert all(abs(count - DRAWS / 6) < 5 * (DRAWS * 5 / 36) ** 0.5 for count in times.values())
