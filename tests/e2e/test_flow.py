@@ -190,7 +190,7 @@ def test_the_projects_own_texts_are_shown_as_text(hub: Hub, context: BrowserCont
     page.get_by_role("button", name="Skip practice").click()
     when_ready(page)
     page.keyboard.press("?")
-    page.get_by_text("How to rate").click()
+    page.locator("summary").click()
     expect(page.get_by_role("dialog").get_by_text("at hands")).to_be_visible()
 
 
