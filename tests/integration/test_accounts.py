@@ -400,6 +400,7 @@ class Old(TimestampSigner):
 def test_a_forged_or_expired_cookie_is_no_session(house: House, change: str, caplog: pytest.LogCaptureFixture):
     boss = house.stranger()
     boss.post("/api/login", json={"name": "Boss", "password": PASSWORD}).raise_for_status()
+    agree(boss)
     ((name, cookie),) = boss.cookies.items()
     for path in ("/api/tasks", "/board/", "/api/raters"):
         with refused(caplog):
