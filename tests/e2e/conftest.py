@@ -163,10 +163,13 @@ def sign_in(page: Page, name: str, *, practice: bool = False) -> None:
 
 
 def past_practice(page: Page) -> None:
-    """Skip practice, if this rater has not been through it."""
-    expect(page.locator('.hitl-screen:is([data-view="guide"], [data-view="rate"], [data-view="wait"])')).to_have_count(
-        1
-    )
+    """Agree, if this rater came in before the text was there to agree to; skip practice, if they have not had it."""
+    views = ('[data-view="consent"]', '[data-view="guide"]', '[data-view="rate"]', '[data-view="wait"]')
+    expect(page.locator(f".hitl-screen:is({', '.join(views)})")).to_have_count(1)
+    if page.locator('.hitl-screen[data-view="consent"]').count():
+        expect(page.locator('.card-page[data-view="consent"] [data-consent]')).not_to_be_empty()
+        page.get_by_role("button", name="I agree").click()
+        expect(page.locator(f".hitl-screen:is({', '.join(views[1:])})")).to_have_count(1)
     if page.locator('.hitl-screen[data-view="guide"]').count():
         page.get_by_role("button", name="Skip practice").click()
 
