@@ -288,7 +288,7 @@ def _add_image_routes(app: FastAPI, workspace: Workspace, copies: DisplayCopies,
         original(request, image_id)
         copy = copies.path(image_id)
         if copy is None:
-            raise Refused("There is no copy of this image.", hint="Ask for the image itself.", status=404)
+            raise Refused("There is no such image.", hint="Skip this task.", status=404)
         return FileResponse(copy, media_type="image/webp", headers=kept)
 
 

@@ -537,6 +537,7 @@ def test_a_page_gone_wild_is_slowed_down_and_the_others_are_not(house: House, ca
     assert limit.per_second >= 4 * 2 * 5  # a rating is a request and a half, and 5 a second is fast
     usual = limit.burst, limit.per_second, limit.clock
     limit.burst, limit.per_second, limit.clock = 3, 0.5, house.clock
+    limit._buckets.clear()  # they count by the other clock
     try:
         assert [anna.get("/api/me").status_code for _ in range(3)] == [200] * 3
         with refused(caplog):

@@ -31,6 +31,7 @@ from data.workspace import PNG_SIGNATURE, Workspace
 from hitl.config import RateConfig
 from hitl.core.live import Live
 from tests.facts import a_task, fill
+from tests.people import agree
 
 TOKEN = "the-token"
 
@@ -53,6 +54,7 @@ class House:
     def rater(self, name: str) -> httpx.Client:
         client = self.stranger()
         client.post("/api/join", json={"name": name}).raise_for_status()
+        agree(client)
         return client
 
 
@@ -147,9 +149,11 @@ def test_no_rater_rates_as_another(house: House):
 def test_what_a_rater_hears_says_nothing_of_others_nor_of_where_pictures_come_from(house: House):
     ann, eve = house.rater("Ann"), house.rater("Eve")
     ann.post("/api/ratings", json=answer(offered(ann))).raise_for_status()
-    heard = "".join(eve.get(path).text for path in ("/api/me", "/api/tasks", "/"))
-    assert ann.get("/api/me").json()["rater_id"] not in heard
-    for told in ("provenance", "propensity", "purpose", "repeats", "worse", "checkpoint", str(house.workspace.root)):
+    heard = "".join(eve.get(path).text for path in ("/api/me", "/api/tasks"))
+    page = eve.get("/").text
+    for told in (ann.get("/api/me").json()["rater_id"], str(house.workspace.root), "propensity"):
+        assert told not in heard + page
+    for told in ("provenance", "purpose", "repeats", "worse", "checkpoint"):
         assert told not in heard
     for name in ("t00-a", "seed"):  # what the pictures of these tests were drawn from
         assert f'"{name}"' not in heard

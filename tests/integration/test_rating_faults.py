@@ -34,6 +34,7 @@ from data.workspace import Workspace
 from hitl.config import RateConfig
 from hitl.core.live import Live
 from tests.facts import PROMPT, a_task, everything, fill
+from tests.people import agree
 
 LEASE_S = 60
 
@@ -71,6 +72,7 @@ class Hub:
         client = httpx.Client(base_url=self.server.url, trust_env=False, timeout=30, verify=False)
         self.clients.append(client)
         client.post("/api/join", json={"name": name}).raise_for_status()
+        agree(client)
         return client
 
     def add_tasks(self, count: int, *, overlap: int = 1) -> list[Task]:
@@ -312,6 +314,7 @@ def test_on_a_full_disk_the_rater_is_told_and_nothing_is_lost_or_doubled(tmp_pat
     a_workspace_to_rate(tmp_path, 8)
     with a_small_disk(tmp_path) as disk, httpx.Client(base_url=disk.url, trust_env=False, timeout=30) as ann:
         ann.post("/api/join", json={"name": "Ann"}).raise_for_status()
+        agree(ann)
         sent = [answer(task) for task in offered(ann, limit=8)]
         ann.post("/api/ratings", json=sent[0]).raise_for_status()
         before = (disk.root / "workspace" / "journal.jsonl").read_bytes()
@@ -363,6 +366,8 @@ class Browser:
 
     def rate(self) -> None:
         self.ask("POST", "/api/join", json={"name": self.name})
+        texts = self.ask("GET", "/api/welcome")
+        self.ask("POST", "/api/consent", json={"version": texts["version"], "language": texts["language"]})
         while not self.stop.is_set():
             for task in self.ask("GET", "/api/tasks", params={"limit": 3})["tasks"]:
                 sent = answer(task)
