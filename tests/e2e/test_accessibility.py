@@ -13,6 +13,7 @@ from hitl.config import RateConfig
 
 from .conftest import Hub, a_hub, open_page, when_ready
 from .states import KINDS, introduce, whole_way
+from .test_rating import wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 AXE = Axe()
@@ -138,6 +139,7 @@ def test_left_stays_left_where_people_write_from_right_to_left(hub: Hub, browser
     hub.add_round(1, 3)
     with a_page(browser, "ar", "light", DESKTOP) as page:
         page.goto(hub.server.url)
+        expect(page.locator("form [data-consent]")).not_to_be_empty()
         page.locator("#hitl-name").fill("Anna")
         page.keyboard.press("Enter")
         page.locator('[data-action="skip-practice"]:visible').click()
@@ -152,7 +154,7 @@ def test_left_stays_left_where_people_write_from_right_to_left(hub: Hub, browser
         left = page.locator(".card img").first.get_attribute("src")
         assert page.locator("[data-prompt]").evaluate("node => getComputedStyle(node).direction") == "ltr"
         page.keyboard.press("ArrowLeft")
-        when_ready(page)
+        wait_for(lambda: len(hub.standing()) == 1)
         (rating,) = hub.standing()
         assert rating.payload == {"choice": "left"}
         assert left is not None

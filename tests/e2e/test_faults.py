@@ -30,9 +30,13 @@ def test_ten_minutes_without_a_network_lose_nothing_and_double_nothing(
     page = context.new_page()
     page.clock.install()
     page.close()
+    pictures: set[str] = set()
+    context.on("requestfinished", lambda request: pictures.add(request.url) if "/image/" in request.url else None)
     page = open_page(context, hub, "Anna")
     when_ready(page)
-    page.wait_for_timeout(1500)  # the next three are decoded by now
+    while len(pictures) < 8:  # of the pair on the screen and the next three
+        page.wait_for_timeout(50)
+    page.wait_for_timeout(500)  # they are decoded by now
     context.set_offline(True)
     for key in ("ArrowLeft", "ArrowRight", "t"):
         press_slowly(page, key)

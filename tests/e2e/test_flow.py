@@ -113,6 +113,7 @@ def test_the_whole_way_by_mouse_alone_and_by_touch_alone(hub: Hub, pointing: Pag
         (page.locator(selector).tap if touch else page.locator(selector).click)()
 
     page.goto(hub.server.url)
+    expect(page.locator("form [data-consent]")).not_to_be_empty()
     page.locator("#hitl-name").fill("Anna")
     press("form .primary")
     expect(page.locator('.hitl-screen[data-view="guide"]')).to_have_count(1)
@@ -233,6 +234,7 @@ def test_the_language_is_kept_and_can_be_changed_in_the_middle(hub: Hub, context
     expect(page.get_by_role("heading", name="Welches Bild ist besser?")).to_be_visible()
     page.reload()
     expect(page.get_by_role("button", name="Bewerten beginnen")).to_be_visible()
+    expect(page.locator("form [data-consent]")).not_to_be_empty()
     page.locator("#hitl-name").fill("x" * 60)
     page.evaluate("document.querySelector('#hitl-name').maxLength = 99")
     page.locator("#hitl-name").fill("x" * 61)
