@@ -162,7 +162,7 @@ def _cold_page(browser: Browser, hub: Hub, number: int) -> float:
     page = person.new_page()
     started = time.perf_counter()
     page.goto(hub.url)
-    page.get_by_label("Your name").wait_for()
+    page.locator("form [data-consent]:not(:empty)").wait_for()
     arrived = time.perf_counter() - started
     page.get_by_label("Your name").fill(f"newcomer {number}")
     started = time.perf_counter()
@@ -179,7 +179,7 @@ def _gradio_event(browser: Browser, hub: Hub, count: int) -> dict[str, float]:
     context = browser.new_context()
     page = context.new_page()
     page.goto(f"{hub.url}/board?key={token}")
-    page.wait_for_load_state("networkidle", timeout=60_000)
+    page.locator("#board-now .figures").wait_for(timeout=60_000)
     call = page.evaluate(
         """async (count) => {
           const config = await (await fetch('config')).json();
@@ -212,6 +212,7 @@ def join(context: BrowserContext, hub: Hub, name: str) -> Page:
     """The rating page with its first pair on it. The one place that knows how a rater gets there."""
     page = context.new_page()
     page.goto(hub.url)
+    page.locator("form [data-consent]:not(:empty)").wait_for()
     page.get_by_label("Your name").fill(name)
     page.keyboard.press("Enter")
     when_ready(page)

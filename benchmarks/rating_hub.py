@@ -70,7 +70,8 @@ def make_workspace(folder: Path, *, tasks: int, pictures: int = 80, pixels: int 
             )
             for number, pair in enumerate(pairs[:tasks])
         )
-    (folder / "hitl.toml").write_text("")
+    # What stands between a rater and their pairs is not what is measured.
+    (folder / "hitl.toml").write_text("[rate]\npractice = 0\nbreak_every = 0\n")
     return workspace
 
 

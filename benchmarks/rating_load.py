@@ -87,7 +87,9 @@ async def rate(load: Load, url: str, number: int, chance: random.Random, until: 
     browser, seen, queue = Browser(url), set(), []
     rated: set[str] = set()
     try:
-        await browser.ask("POST", "/api/join", {"name": f"rater {number}", "kind": "human"})
+        texts = json.loads((await browser.ask("GET", "/api/welcome")).body)
+        agreed = {"consent": texts["version"], "language": texts["language"]}
+        await browser.ask("POST", "/api/join", {"name": f"rater {number}", "kind": "human", **agreed})
         load.raters += 1
         while time.monotonic() < until:
             try:
