@@ -367,9 +367,10 @@ def crowd(folder: Path, sizes: dict[str, Any], _: bool) -> dict[str, Any]:
         told = _load(hub, raters, seconds, ramp_s=0.4 * seconds)
     posts = told.pop("steps")
     compared = _compare(workspace, told.pop("acknowledged"))
-    width = seconds / 40
+    parts = max(1, min(40, len(posts) // 6))
+    width = seconds / parts
     steps = []
-    for number in range(40):
+    for number in range(parts):
         inside = [post for post in posts if number * width <= post[0] < (number + 1) * width]
         if len(inside) >= 2:
             times = [milliseconds for _, milliseconds, _ in inside]
