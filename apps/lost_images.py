@@ -12,18 +12,18 @@ logger = logging.getLogger(__name__)
 _WHAT_HELPS = "Put the file back from a backup, then start hitl again: its tasks come back."
 
 
-def check_image(store: Store, workspace: Workspace, image_id: str) -> None:
-    """Make sure that a picture can be shown as it was drawn; withdraw it when it cannot.
+def original(store: Store, workspace: Workspace, image_id: str) -> bytes:
+    """The file of a picture, which is as it was drawn; when it is not the picture is withdrawn.
 
     Raises:
         Refused: there is no such picture, or not any more.
     """
     try:
-        fault = workspace.image_fault(image_id)
+        content, fault = workspace.read_image(image_id)
     except ConfigError:
         raise _missing() from None
     if not fault:
-        return
+        return content
     if store.withdraw_image(image_id, fault):
         logger.error(
             "The picture %s cannot be shown: its file %s. The tasks that show it are asked no more, and the round ends"
@@ -38,7 +38,8 @@ def check_image(store: Store, workspace: Workspace, image_id: str) -> None:
 def restore_images(store: Store, workspace: Workspace) -> None:
     """Ask again about those pictures whose files are back."""
     for image in store.withdrawn_images():
-        if not workspace.image_fault(image.image_id):
+        _, fault = workspace.read_image(image.image_id)
+        if not fault:
             store.restore_image(image.image_id)
             logger.warning("The picture %s is back; its tasks are asked again.", workspace.image_path(image.image_id))
 

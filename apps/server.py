@@ -29,7 +29,7 @@ from apps.account_routes import add_administration, add_entrance
 from apps.accounts import Accounts
 from apps.answers import error_response
 from apps.door import RESEARCHER_ONLY, Doorkeeper, PageGate, log_refusal
-from apps.lost_images import check_image, lost_in_words
+from apps.lost_images import lost_in_words, original
 from apps.proxy import ProxyGate, local_path
 from apps.rater_routes import add_introduction, add_own_data
 from apps.session import RatingDesk, Receipt, Refused, Submission, Withdrawal
@@ -272,20 +272,19 @@ def _add_image_routes(app: FastAPI, workspace: Workspace, copies: DisplayCopies,
     # The name is the hash of the original's content, so the browser never needs to ask again.
     kept = {"Cache-Control": "private, max-age=31536000, immutable"}
 
-    def original(request: Request, image_id: str) -> Path:
-        """The file, for whoever may see it."""
+    def read(request: Request, image_id: str) -> bytes:
+        """The original, for whoever may see it."""
         if not door.is_researcher(request):
             door.rater(request)
-        check_image(door.store, workspace, image_id)
-        return workspace.image_path(image_id)
+        return original(door.store, workspace, image_id)
 
     @app.get("/image/{image_id}")
-    def image(request: Request, image_id: str) -> FileResponse:
-        return FileResponse(original(request, image_id), media_type="image/png", headers=kept)
+    def image(request: Request, image_id: str) -> Response:
+        return Response(read(request, image_id), media_type="image/png", headers=kept)
 
     @app.get("/image/{image_id}/display")
     def display_copy(request: Request, image_id: str) -> FileResponse:
-        original(request, image_id)
+        read(request, image_id)  # of a picture that is damaged no copy is shown
         copy = copies.path(image_id)
         if copy is None:
             raise Refused("There is no such image.", hint="Skip this task.", status=404)

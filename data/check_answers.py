@@ -5,7 +5,6 @@ is worse than all that are ranked) or grades. A choice between two images is the
 """
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -35,34 +34,6 @@ def agreement(said: Sequence[SaidTwice]) -> float:
     too; of the best image, 0 or 1. Of several axes the mean.
     """
     return fmean(map(_same, said))
-
-
-def near_agreement(said: Sequence[SaidTwice]) -> float | None:
-    """The share of the grades that differ by one step at most; None where there are no grades, or only two."""
-    graded = [each for each in said if (each.levels or 0) > 2]
-    near = [abs(_number(x) - _number(y)) <= 1 for each in graded for x, y in zip(each.before, each.again, strict=True)]
-    return fmean(near) if near else None
-
-
-def reversal(said: Sequence[SaidTwice]) -> float | None:
-    """The share of the pairs of images of which first the one and then the other was preferred, of several axes the
-    mean; of the best image, whether it is another. None for a single image.
-    """
-    found = [each for each in said if len(each.before) > 1]
-    return fmean(map(_turned, found)) if found else None
-
-
-def tau_b(said: Sequence[SaidTwice]) -> float | None:
-    """Kendall's tau-b of two orders of three images or more (Kendall 1945, The treatment of ties in ranking problems):
-    (C - D) / sqrt((n - t_1) (n - t_2)) with C pairs in the same order, D in the other, n in all, t_i tied in order i.
-
-    None where an order has nothing but ties, and for what is no order.
-    """
-    orders = [each for each in said if each.levels is None and not each.is_best and len(each.before) > 2]
-    if not orders:
-        return None
-    found = [tau for each in orders if (tau := _tau(each)) is not None]
-    return fmean(found) if found else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,18 +75,6 @@ def _same(said: SaidTwice) -> float:
     if said.levels is not None:
         return fmean(x == y for x, y in zip(said.before, said.again, strict=True))
     return fmean(x == y for x, y in _orders(said))
-
-
-def _turned(said: SaidTwice) -> float:
-    if said.is_best:
-        return 1 - _same(said)
-    return fmean(x * y < 0 for x, y in _orders(said))
-
-
-def _tau(said: SaidTwice) -> float | None:
-    orders = _orders(said)
-    untied = math.prod(sum(order != 0 for order in one) for one in zip(*orders, strict=True))
-    return sum(x * y for x, y in orders) / math.sqrt(untied) if untied else None
 
 
 def _orders(said: SaidTwice) -> list[tuple[int, int]]:

@@ -154,12 +154,6 @@ def consistency(store: Store, round: int | None = None) -> dict[str, Share]:
     return by_rater((each.rater_id, each.agreement) for each in store.repeats(round) if each.is_swapped)
 
 
-def reversals(store: Store, round: int | None = None) -> dict[str, Share]:
-    """By rater: the share of repeats in another order in which they preferred first one image, then the other."""
-    found = [each for each in store.repeats(round) if each.is_swapped]
-    return by_rater((each.rater_id, each.reversal) for each in found if each.reversal is not None)
-
-
 def gold_accuracy(store: Store, round: int | None = None) -> dict[str, Share]:
     """By rater: the share of gold tasks that they answered right. A tie is wrong; `both bad` and a skip are no
     answers.

@@ -271,19 +271,8 @@ class Repeat:
     agreement: float
     """Share of the answer that is the same: 0 or 1 for a pair, the best image or a single grade; of an order, the share
     of its pairs of images; of several grades, the share of these."""
-    reversal: float | None
-    """Share of its pairs of images of which first the one and then the other was preferred; None for a single image."""
     is_swapped: bool
     """Whether no image stood where it stood before. A single image has no other place."""
-    near: float | None
-    """Of grades on more than two levels: the share that differ by one step at most."""
-    tau: float | None
-    """Of two orders: Kendall's tau-b; None where one has nothing but ties."""
-
-    @property
-    def is_exact(self) -> bool:
-        """Whether both answers are the same in all."""
-        return self.agreement == 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

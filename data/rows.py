@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from data.check_answers import GoldSaid, SaidTwice, agreement, correctness, near_agreement, reversal, tau_b
+from data.check_answers import GoldSaid, SaidTwice, agreement, correctness
 from data.records import (
     Account,
     Comparison,
@@ -156,10 +156,7 @@ def repeat(row: Row) -> Repeat:
         round=row[2],
         rater_id=row[3],
         agreement=agreement(said),
-        reversal=reversal(said),
         is_swapped=row[4],
-        near=near_agreement(said),
-        tau=tau_b(said),
     )
 
 

@@ -200,8 +200,8 @@ class Workspace:
             )
         return self.images_dir / image_id[:2] / f"{image_id}.png"
 
-    def image_fault(self, image_id: str) -> str:
-        """What is wrong with the image's file, after the words "its file"; empty when it holds what was kept.
+    def read_image(self, image_id: str) -> tuple[bytes, str]:
+        """What the image's file holds, and what is wrong with it, after the words "its file"; empty when nothing is.
 
         Raises:
             ConfigError: not an id.
@@ -209,12 +209,13 @@ class Workspace:
         """
         path = self.image_path(image_id)
         if path.is_symlink() or (path.exists() and not path.is_file()):
-            return "is not a file of its own"
+            return b"", "is not a file of its own"
         try:
-            found = hashlib.sha256(path.read_bytes()).hexdigest()
+            content = path.read_bytes()
         except FileNotFoundError:
-            return "is missing"
-        return "" if found == image_id else "is damaged: it does not hold what its name says"
+            return b"", "is missing"
+        is_whole = hashlib.sha256(content).hexdigest() == image_id
+        return content, "" if is_whole else "is damaged: it does not hold what its name says"
 
     def add_image(self, png: bytes | Path) -> str:
         """Keep a PNG file under the hash of its bytes and return that hash. Adding it again changes nothing.

@@ -67,5 +67,5 @@ def test_a_repeat_shows_the_same_pictures_with_their_sides_swapped(hub: Hub, con
     assert shown["r1-999"] == shown[first.task_id][::-1]
     assert len(shown) - 2 >= REPEAT_AFTER
     wait_for(lambda: len(hub.store.repeats(1)) == 1)
-    assert hub.store.repeats(1)[0].reversal == 1.0  # left twice
+    assert hub.store.repeats(1)[0].agreement == 0.0  # left twice
     expect(page.locator("[data-progress]")).to_contain_text(f"{len(shown)}/{REPEAT_AFTER + 8 + 1}")

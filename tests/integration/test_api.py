@@ -8,7 +8,6 @@ import re
 import socket
 import uuid
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from data.world.scenes import Scene, place, render
 from hitl.config import RateConfig, load_config
 from hitl.core.errors import ConfigError
 from hitl.core.live import Live
-from tests.people import agree
+from tests.people import agree, answer
 
 TOKEN = "the-token"
 SECRET = "the-secret"
@@ -105,19 +104,6 @@ def rater(server: RunningServer) -> Iterator[httpx.Client]:
         yield client
         held = client.get("/api/tasks", params={"limit": 10}).json()["tasks"]
         client.post("/api/release", json={"task_ids": [task["task_id"] for task in held]})
-
-
-def answer(task: dict[str, Any], choice: str = "left", **changes: Any) -> dict[str, Any]:
-    return {
-        "rating_id": str(uuid.uuid4()),
-        "task_id": task["task_id"],
-        "kind": task["kind"],
-        "payload": {"choice": choice},
-        "image_ids": task["image_ids"],
-        "dwell_ms": 700,
-        "client_time": datetime.now(UTC).isoformat(),
-        **changes,
-    }
 
 
 def is_plain(response: httpx.Response) -> bool:

@@ -16,7 +16,6 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,7 +30,7 @@ from data.workspace import PNG_SIGNATURE, Workspace
 from hitl.config import RateConfig
 from hitl.core.live import Live
 from tests.facts import a_task, fill
-from tests.people import agree
+from tests.people import agree, answer
 
 TOKEN = "the-token"
 
@@ -103,19 +102,6 @@ def is_plain(reply: httpx.Response) -> bool:
 
 def offered(client: httpx.Client) -> dict[str, Any]:
     return client.get("/api/tasks", params={"limit": 1}).json()["tasks"][0]
-
-
-def answer(task: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    return {
-        "rating_id": str(uuid.uuid4()),
-        "task_id": task["task_id"],
-        "kind": task["kind"],
-        "payload": {"choice": "left"},
-        "image_ids": task["image_ids"],
-        "dwell_ms": 700,
-        "client_time": datetime.now(UTC).isoformat(),
-        **changes,
-    }
 
 
 # -- another rater's ---------------------------------------------------------------------------------------------------

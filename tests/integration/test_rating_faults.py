@@ -14,12 +14,11 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,21 +33,9 @@ from data.workspace import Workspace
 from hitl.config import RateConfig
 from hitl.core.live import Live
 from tests.facts import PROMPT, a_task, everything, fill
-from tests.people import agree
+from tests.people import agree, answer
 
 LEASE_S = 60
-
-
-def answer(task: dict[str, Any], choice: str = "left") -> dict[str, Any]:
-    return {
-        "rating_id": str(uuid.uuid4()),
-        "task_id": task["task_id"],
-        "kind": task["kind"],
-        "payload": {"choice": choice},
-        "image_ids": task["image_ids"],
-        "dwell_ms": 700,
-        "client_time": datetime.now(UTC).isoformat(),
-    }
 
 
 def a_server(store: Store, workspace: Workspace, *, port: int = 0) -> RunningServer:

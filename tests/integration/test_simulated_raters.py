@@ -169,7 +169,7 @@ def test_checks_of_every_kind_are_answered_and_the_same_when_the_rater_is_stoppe
                 live.enter("rate", "Waiting for ratings", round=round, rounds=5)
                 for done in stops:
                     rate_until(url, store, live, [rater], done, round=round)
-                assert [(each.is_swapped, each.is_exact) for each in store.repeats(round)] == [(True, True)], kind
+                assert [(each.is_swapped, each.agreement) for each in store.repeats(round)] == [(True, 1.0)], kind
                 assert [each.correct for each in store.gold_answers(round)] == [1.0], kind
             found.append([(each.task_id, each.payload, each.image_ids) for each in store.ratings()])
     assert found[0] == found[1]

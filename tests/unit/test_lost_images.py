@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image as Picture
 
-from apps.lost_images import check_image, lost_in_words, restore_images
+from apps.lost_images import lost_in_words, original, restore_images
 from apps.session import Refused
 from data.records import Image, Task
 from data.store import Store
@@ -69,12 +69,12 @@ def test_tasks_with_a_lost_picture_are_asked_no_more_and_it_is_told_once(
 ):
     workspace, store, ids, _ = shown
     with store:
-        check_image(store, workspace, ids[0])
+        original(store, workspace, ids[0])
         assert lost_in_words(store) == ""
         spoil(workspace.image_path(ids[0]), how)
         for _ in range(3):
             with caplog.at_level(logging.ERROR), pytest.raises(Refused) as refusal:
-                check_image(store, workspace, ids[0])
+                original(store, workspace, ids[0])
             assert refusal.value.status == 404
         (line,) = caplog.records
         assert str(workspace.image_path(ids[0])) in line.getMessage()
@@ -125,7 +125,7 @@ def test_what_is_withdrawn_outlasts_a_restart_and_a_rebuild_and_comes_back_with_
     path = workspace.image_path(ids[0])
     aside = path.rename(path.with_suffix(".aside"))
     with pytest.raises(Refused):
-        check_image(store, workspace, ids[0])
+        original(store, workspace, ids[0])
     before = everything(store), store.withdrawn_images()
     store.close()
     for open_store in (Store.open, Store.rebuild):
@@ -145,5 +145,5 @@ def test_nobody_withdraws_what_was_never_drawn(shown: tuple[Workspace, Store, li
     with store:
         for guess in ("0" * 64, "../../store.duckdb", ""):
             with pytest.raises(Refused):
-                check_image(store, workspace, guess)
+                original(store, workspace, guess)
         assert store.withdrawn_images() == []

@@ -237,8 +237,8 @@ def test_two_answers_agree_when_they_prefer_the_same_image_on_either_side(store:
     for rater, before, after in (("ann", "left", "right"), ("bob", "left", "left"), ("eve", "left", "tie")):
         store.add_rating(a_rating(tasks[0], rater, before, image_ids=sides))
         store.add_rating(a_rating(repeat, rater, after, image_ids=sides[::-1]))
-    found = {each.rater_id: (each.agreement, each.reversal, each.is_swapped) for each in store.repeats(1)}
-    assert found == {"ann": (1.0, 0.0, True), "bob": (0.0, 1.0, True), "eve": (0.0, 0.0, True)}
+    found = {each.rater_id: (each.agreement, each.is_swapped) for each in store.repeats(1)}
+    assert found == {"ann": (1.0, True), "bob": (0.0, True), "eve": (0.0, True)}
     assert store.repeats(2) == []
 
 
