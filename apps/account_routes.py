@@ -126,8 +126,7 @@ def add_entrance(app: FastAPI, desk: RatingDesk, accounts: Accounts, door: Doork
 
     @app.post("/api/leave")
     def leave(request: Request) -> dict[str, Any]:
-        for key in ("rater", "number"):
-            request.session.pop(key, None)
+        door.let_out(request)
         return {"left": True}
 
 

@@ -50,6 +50,11 @@ class Doorkeeper:
         request.session["rater"] = rater.rater_id
         request.session["number"] = self.store.account(rater.rater_id).sessions
 
+    def let_out(self, request: Request) -> None:
+        """End the session of a rater; who came by the board's link stays a researcher."""
+        for key in ("rater", "number"):
+            request.session.pop(key, None)
+
     def known(self, request: Request) -> Rater | None:
         """The rater of the request's session, if it is one and they may still come in."""
         rater_id = request.session.get("rater")

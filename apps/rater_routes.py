@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from apps.door import Doorkeeper
 from apps.practice import practice_picture, practice_tasks
-from apps.session import RatingDesk, Refused
+from apps.session import RatingDesk, Refused, check_same_rater
 from apps.welcome import Welcome
 from data import RATING_KINDS
 from data.erasure import Fate
@@ -92,10 +92,7 @@ def add_own_data(app: FastAPI, desk: RatingDesk, door: Doorkeeper) -> None:
 
     @app.post("/api/mine/erase")
     def erase(request: Request, sent: ErasingMyself, rater: Rater = known) -> dict[str, Any]:
-        if sent.rater_id != rater.rater_id:
-            raise Refused(
-                "This browser is now signed in as somebody else.", hint="Reload the page to see as whom.", status=409
-            )
+        check_same_rater(rater.rater_id, sent.rater_id)
         if desk.store.account(rater.rater_id).may("researcher"):
             raise Refused(
                 "Who runs the project is not erased from this page.",
@@ -103,8 +100,7 @@ def add_own_data(app: FastAPI, desk: RatingDesk, door: Doorkeeper) -> None:
                 status=403,
             )
         erased = desk.store.erase_rater(rater.rater_id, ratings=sent.ratings)
-        for key in ("rater", "number"):
-            request.session.pop(key, None)
+        door.let_out(request)
         return {"erased": True, "left_as": erased.name, "ratings": sent.ratings}
 
 
