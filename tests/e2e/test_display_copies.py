@@ -90,7 +90,8 @@ def test_nobody_waits_for_an_original(large: Hub, context: BrowserContext) -> No
     page.route(lambda url: "/image/" in url and not url.endswith("/display"), lambda route: held.append(route))
     when_ready(page)
     page.keyboard.press(" ")
-    wait_for(lambda: len(held) == 2)
+    while len(held) < 2:  # Playwright tells of requests only while it waits itself
+        page.wait_for_timeout(20)
     press_slowly(page, "ArrowLeft")
     wait_for(lambda: len(large.standing()) == 1)
     assert large.standing()[0].shown_as == "display"
