@@ -133,6 +133,11 @@ class Workspace:
         return self.root / "hub.json"
 
     @property
+    def copies_path(self) -> Path:
+        """Says which backups and exports were made: see `data.copies`."""
+        return self.root / "copies.jsonl"
+
+    @property
     def images_dir(self) -> Path:
         return self.root / "images"
 

@@ -100,11 +100,7 @@ function signIn(who) {
 
 function onOutbox(event, answer, entry) {
   if (event === 'signed-out') { onSignedOut(answer); return; }
-  if (event === 'kept') {
-    const why = answer.status ? heard(answer.body.error) || t('busy') : t('no_connection');
-    setBanner(why + ' ' + t('outbox.kept', { count: outbox.size }));
-    return;
-  }
+  if (event === 'kept') { tellTrouble(answer); return; }
   setBanner('');
   if (event === 'refused') {
     rated.delete(entry.body.task_id);
@@ -188,8 +184,14 @@ function onPresence(event) {
 
 function onNoAnswer(answer) {
   if (over) return;
-  setBanner(answer ? (heard(answer.body.error) || t('busy')) + ' ' + t('trying') : t('no_connection.kept'));
+  tellTrouble(answer);
   poll(POLL_MS);
+}
+
+/** Why nothing goes through, and how many ratings wait here: the same words whichever request failed last. */
+function tellTrouble(answer) {
+  const why = answer && answer.status ? heard(answer.body.error) || t('busy') : t('no_connection');
+  setBanner(why + ' ' + (outbox.size ? t('outbox.kept', { count: outbox.size }) : t('trying')));
 }
 
 function poll(delay) {
