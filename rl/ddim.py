@@ -10,9 +10,23 @@ from torch import Tensor
 from hitl.core.errors import ModelLoadError
 from rl.gaussian import Schedule
 
+_SETTINGS = (
+    "prediction_type",
+    "num_train_timesteps",
+    "beta_schedule",
+    "beta_start",
+    "beta_end",
+    "timestep_spacing",
+    "steps_offset",
+    "set_alpha_to_one",
+    "rescale_betas_zero_snr",
+)
+
 
 class Ddim:
     """The process of a model of noise or of velocity: x_t = sqrt(alpha-bar) x_0 + sqrt(1 - alpha-bar) eps, and back."""
+
+    sampler = "ddim"
 
     def __init__(self, scheduler_config: Any) -> None:
         predicts = scheduler_config.get("prediction_type", "epsilon")
@@ -24,6 +38,10 @@ class Ddim:
         self._predicts_velocity = predicts == "v_prediction"
         self._scheduler = DDIMScheduler.from_config(scheduler_config)
         self.levels: int = self._scheduler.config.num_train_timesteps
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {name: self._scheduler.config[name] for name in _SETTINGS}
 
     def schedule(self, steps: int, *, eta: float, window: int) -> Schedule:
         self._scheduler.set_timesteps(steps)

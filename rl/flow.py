@@ -14,6 +14,8 @@ from rl.gaussian import Schedule
 class Flow:
     """The process of a model of the velocity eps - x_0: x_t = (1 - sigma) x_0 + sigma eps, and back."""
 
+    sampler = "flow_match_euler"
+
     def __init__(self, scheduler_config: Any) -> None:
         self._scheduler = FlowMatchEulerDiscreteScheduler.from_config(scheduler_config)
         if self._scheduler.config.use_dynamic_shifting:
@@ -22,6 +24,10 @@ class Flow:
                 hint="Use Stable Diffusion 3 or 3.5 as they are published.",
             )
         self.levels: int = self._scheduler.config.num_train_timesteps
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {name: self._scheduler.config[name] for name in ("num_train_timesteps", "shift")}
 
     def schedule(self, steps: int, *, eta: float, window: int) -> Schedule:
         self._scheduler.set_timesteps(steps)

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-from importlib.metadata import version
 from typing import Any
 
 from PIL import Image
@@ -67,16 +66,14 @@ def run(stage: Stage, desk: Desk) -> None:
             for (prompt_id, _, index), file, seed in zip(batch, files, seeds, strict=True)
         ]
         stage.report(len(rows), len(wanted))
-    provenance = {
-        "model": config.model.name,
+    provenance = desk.origin(config, family.process) | {
         "policy_round": policy_round,
         "checkpoint": stage.inputs["checkpoint"],
-        "sampler": "ddim",
         "steps": config.draw.steps,
         "eta": config.sample.eta if config.draw.window else 0.0,
         "window": config.draw.window,
         "guidance": config.sample.guidance,
-        "versions": {package: version(package) for package in ("torch", "diffusers", "hitl")},
+        "batch_size": config.draw.batch_size,
     }
     uncertainty = _uncertainty(stage, desk, rows) if config.rate.policy == "uncertain" and policy_round else []
     stage.finish({"images": rows, "provenance": provenance, "uncertainty": uncertainty})

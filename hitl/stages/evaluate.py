@@ -46,7 +46,24 @@ def run(stage: Stage, desk: Desk) -> None:
     write_atomically(stage.folder / "scores.parquet", buffer.getvalue())
     _save_grid(stage, reference, policy)
     stage.report(3, 3)
-    stage.finish({"summary": summarise(everything)})
+    stage.finish({"summary": summarise(everything), "provenance": _provenance(stage, desk, family, policy)})
+
+
+def _provenance(stage: Stage, desk: Desk, family: Family, images: torch.Tensor) -> dict[str, object]:
+    """How both were drawn; the reference's images may be an earlier round's, of the same settings."""
+    config = stage.config
+    trained = stage.workspace.manifest(stage.round, "train") or {}
+    return desk.origin(config, family.process) | {
+        "policy_round": stage.round,
+        "checkpoint": trained.get("checkpoint", ""),
+        "seed": f"{config.project.seed}/evaluate/PROMPT_ID/INDEX",
+        "steps": config.evaluate.steps,
+        "eta": 0.0,
+        "guidance": config.sample.guidance,
+        "width": images.shape[3],
+        "height": images.shape[2],
+        "batch_size": config.draw.batch_size,
+    }
 
 
 def _draw(stage: Stage, family: Family) -> torch.Tensor:

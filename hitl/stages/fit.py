@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from data.checkpoints import sha256_of_weights
 from data.workspace import Workspace
-from hitl.stages.stage import Desk, Stage, read_images
+from hitl.stages.stage import Desk, Stage, read_images, versions
 from reward_models.answers import read_snapshot
 from reward_models.fit import fit_reward
 from reward_models.report import require_better_than_chance
@@ -31,7 +32,14 @@ def run(stage: Stage, desk: Desk) -> None:
     algorithm = make_algorithm(stage.config.train.algorithm, stage.config.algorithm)
     is_trained_on = stage.apart is None and not isinstance(algorithm, Preference | BestOfN)
     require_better_than_chance(report, stage.config.fit.force or not is_trained_on)
-    stage.finish({"report": report.to_dict()})
+    stage.finish(
+        {
+            "report": report.to_dict(),
+            "reward": sha256_of_weights(stage.folder / "reward"),
+            "snapshot": stage.inputs["snapshot"],
+            "versions": versions(),
+        }
+    )
 
 
 def _things(drawn: list[dict[str, str]]) -> list[tuple[str, str]]:

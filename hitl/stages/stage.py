@@ -3,8 +3,10 @@
 import io
 import json
 import os
+import platform
 import time
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,11 @@ from data.pictures import read_picture
 from data.workspace import Workspace, write_atomically
 from hitl.config import RunConfig, parse_config
 from hitl.core.errors import ConfigError, WorkspaceError
-from rl.families.family import Family
+from rl.families.family import Family, Process
 from rl.families.loading import load_family
+from rl.families.revision import base_model
+
+_LIBRARIES = ("hitl", "torch", "diffusers", "transformers", "peft")
 
 
 @dataclass(slots=True)
@@ -24,6 +29,7 @@ class Desk:
     """What a worker keeps between stages: the loaded model, so that it is loaded once in a run."""
 
     families: dict[tuple[str, ...], Family] = field(default_factory=dict)
+    base_models: dict[tuple[str, str], dict[str, str]] = field(default_factory=dict)
 
     def device(self, config: RunConfig) -> str:
         """Where the configuration's models run."""
@@ -52,6 +58,23 @@ class Desk:
             )
         self.families[key].drop_policy()
         return self.families[key]
+
+    def base_model(self, config: RunConfig) -> dict[str, str]:
+        """Name and revision of the configuration's model, which `family` has loaded. Hashing a large one takes time."""
+        key = (config.model.name, config.model.config)
+        if key not in self.base_models:
+            self.base_models[key] = base_model(*key)
+        return self.base_models[key]
+
+    def origin(self, config: RunConfig, process: Process) -> dict[str, Any]:
+        """Of what is drawn now: the base model, what samples from it, and the versions of all that has a part in it."""
+        return self.base_model(config) | {
+            "dtype": config.model.dtype,
+            "device": device_name(self.device(config)),
+            "sampler": process.sampler,
+            "sampler_settings": process.settings,
+            "versions": versions(),
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +145,16 @@ class Stage:
     def finish(self, result: dict[str, Any]) -> None:
         """Hand the result to the hub, which takes it in and then declares the stage done."""
         write_atomically(self.folder / "result.json", json.dumps(result).encode())
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the libraries that a picture or a weight may depend on."""
+    return {"python": platform.python_version()} | {library: version(library) for library in _LIBRARIES}
+
+
+def device_name(device: str) -> str:
+    """`cpu`, or what kind of GPU: another kind rounds otherwise."""
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.startswith("cuda") else device
 
 
 def read_images(workspace: Workspace, image_ids: list[str]) -> torch.Tensor:

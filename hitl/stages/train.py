@@ -1,19 +1,21 @@
 """Train: DPOK or another algorithm, against this round's reward model or straight from the comparisons."""
 
-import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from data.checkpoints import sha256_of_weights
 from data.workspace import write_atomically
+from hitl.config import CLIP_HEAD
 from hitl.core.errors import NotEnoughRatings
 from hitl.stages.model_card import model_card
 from hitl.stages.reward import training_reward
-from hitl.stages.stage import Desk, Stage, read_images
+from hitl.stages.stage import Desk, Stage, device_name, read_images, versions
 from reward_models.answers import answers_from_rows, compared, read_snapshot, things_of
 from rl.algorithms.best_of_n import BestOfN
-from rl.algorithms.contract import Preference
+from rl.algorithms.contract import Algorithm, Preference
 from rl.algorithms.make import make_algorithm
 from rl.config import TrainConfig
 from rl.families.family import Family
@@ -65,27 +67,36 @@ def run(stage: Stage, desk: Desk) -> None:
         )
     if Ranks.here().rank:  # the first process writes for all
         return
-    write_atomically(
-        policy / "policy.json",
-        json.dumps({"model": config.model.name, "round": stage.round, "snapshot": stage.inputs["snapshot"]}).encode(),
-    )
+    origin = _origin(stage, desk, algorithm)
+    write_atomically(policy / "policy.json", json.dumps({"round": stage.round} | origin, indent=2).encode())
     write_atomically(policy / "README.md", model_card(stage, family).encode())
     stage.finish(
         {
             "epochs": config.train.epochs,
             "images": 0 if isinstance(algorithm, Preference | BestOfN) else _images(config.train),
-            "checkpoint": _sha256_of_weights(policy),
+            "checkpoint": sha256_of_weights(policy),
+            "origin": origin,
         }
     )
 
 
-def _sha256_of_weights(policy: Path) -> str:
-    """A LoRA is one file; all weights of a large model are several."""
-    found = hashlib.sha256()
-    for path in sorted(policy.rglob("*.safetensors")):
-        with path.open("rb") as file:
-            hashlib.file_digest(file, lambda: found)
-    return found.hexdigest()
+def _origin(stage: Stage, desk: Desk, algorithm: Algorithm) -> dict[str, Any]:
+    """What the policy was made of: base model, policy it began from, reward model, answers, code."""
+    config, workspace = stage.config, stage.workspace
+    before = workspace.manifest(stage.inputs["policy_round"], "train") if stage.inputs["policy_round"] else None
+    rewards = {name: weight for name, weight in config.reward.items() if weight}
+    if isinstance(algorithm, Preference | BestOfN):
+        rewards = {}
+    fitted = workspace.stage_dir(stage.round, "fit") / "reward"
+    return desk.base_model(config) | {
+        "snapshot": stage.inputs["snapshot"],
+        "began_from": before["checkpoint"] if before else "",
+        "algorithm": config.train.algorithm,
+        "rewards": rewards,
+        "reward": sha256_of_weights(fitted) if CLIP_HEAD in rewards else "",
+        "device": device_name(desk.device(config)),
+        "versions": versions(),
+    }
 
 
 def _images(config: TrainConfig) -> int:

@@ -38,6 +38,13 @@ class Process(Protocol):
 
     levels: int
     """How many levels of noise the model was trained on."""
+    sampler: str
+    """What draws with it."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the sampler takes from the model, beside a draw's own steps and noise. JSON values."""
+        ...
 
     def schedule(self, steps: int, *, eta: float, window: int) -> Schedule:
         """The steps that draw an image: the first `window` with noise of level eta, the rest deterministic."""

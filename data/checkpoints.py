@@ -1,0 +1,13 @@
+"""What the weights of a model of ours hash to: of a policy, or of a reward model. Needs no torch."""
+
+import hashlib
+from pathlib import Path
+
+
+def sha256_of_weights(folder: Path) -> str:
+    """Over all weight files in a folder, in order of their paths: a LoRA is one file, a large model several."""
+    found = hashlib.sha256()
+    for path in sorted(folder.rglob("*.safetensors")):
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: found)
+    return found.hexdigest()
