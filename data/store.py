@@ -321,6 +321,23 @@ class Store:
                 self._tasks[task_id] = rows.task(row)
         return self._tasks.get(task_id)
 
+    def tasks_showing(self, image_id: str) -> list[Task]:
+        """Tasks that ask about this image, in order of arrival."""
+        query = f"SELECT {rows.TASK} FROM tasks WHERE list_contains(tasks.image_ids, ?) ORDER BY position"
+        return [rows.task(row) for row in self._rows(query, [image_id])]
+
+    def ids_beginning(self, letters: str, *, limit: int) -> list[tuple[str, str]]:
+        """Kind and id of images, ratings and tasks whose id begins so; an id that is just that alone."""
+        query = """
+            WITH ids AS (
+                SELECT 'image' AS kind, image_id AS id FROM images WHERE starts_with(image_id, $1)
+                UNION SELECT 'rating', rating_id FROM ratings WHERE starts_with(rating_id, $1)
+                UNION SELECT 'task', task_id FROM tasks WHERE starts_with(task_id, $1)
+            )
+            SELECT kind, id FROM ids WHERE id = $1 OR NOT EXISTS (FROM ids WHERE id = $1) ORDER BY kind, id LIMIT $2
+        """
+        return [(kind, found) for kind, found in self._rows(query, [letters, limit])]
+
     # -- raters ---------------------------------------------------------------------------------------------------
 
     def add_rater(self, rater: Rater) -> bool:
@@ -712,6 +729,17 @@ class Store:
             [round, rater_id, purpose],
         )
         return [rows.rating(row) for row in found]
+
+    def rating(self, rating_id: str) -> Rating | None:
+        found = self._rows(f"SELECT {rows.RATING} FROM ratings WHERE rating_id = ?", [rating_id])
+        return rows.rating(found[0]) if found else None
+
+    def ratings_of(self, task_ids: Sequence[str]) -> list[Rating]:
+        """All rows of some tasks in order of arrival, voided ones and undos included."""
+        query = f"""
+            SELECT {rows.RATING} FROM ratings WHERE task_id IN (SELECT unnest($1::VARCHAR[])) ORDER BY position
+        """
+        return [rows.rating(row) for row in self._rows(query, [list(task_ids)])]
 
     def has_ratings(self, round: int) -> bool:
         """Whether anybody rated or skipped anything in a round."""

@@ -113,6 +113,23 @@ def export(
 
 
 @app.command()
+def show(
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[KIND] WHAT",
+            help="An id's first letters, an image's file, a model's folder; or checkpoint 3, reward 3, image ID …",
+        ),
+    ],
+    names: Annotated[bool, typer.Option("--names", help="Raters by their names, not by pseudonyms.")] = False,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say where an image, a rating, a task, a checkpoint or a reward comes from, back to its prompts and raters."""
+    _run("show", words=words, names=names, workspace=workspace, as_json=as_json)
+
+
+@app.command()
 def doctor(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
     """Check versions, devices, disk, the store's lock and what the model needs."""
     _run("doctor", workspace=workspace, as_json=as_json)
