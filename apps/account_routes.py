@@ -12,6 +12,7 @@ from apps.answers import spoken_page
 from apps.door import Doorkeeper
 from apps.proxy import address_of
 from apps.session import RatingDesk, Refused
+from data.erasing import Erasures
 from data.erasure import Fate
 from data.records import Rater, Role
 
@@ -130,7 +131,7 @@ def add_entrance(app: FastAPI, desk: RatingDesk, accounts: Accounts, door: Doork
         return {"left": True}
 
 
-def add_administration(app: FastAPI, accounts: Accounts, door: Doorkeeper) -> None:
+def add_administration(app: FastAPI, accounts: Accounts, erasures: Erasures, door: Doorkeeper) -> None:
     """What `hitl raters` asks a running hub for. Each route names the function of `Accounts` that it is."""
     admins = [Depends(door.require_admin)]
 
@@ -156,7 +157,9 @@ def add_administration(app: FastAPI, accounts: Accounts, door: Doorkeeper) -> No
 
     @app.post("/api/raters/erase", dependencies=admins)
     def erase(sent: Erasing) -> dict[str, Any]:
-        return accounts.erase(sent.name, ratings=sent.ratings)
+        told = accounts.erase(sent.name, erasures, ratings=sent.ratings)
+        erasures.finish_later()
+        return told
 
 
 def _let_in(door: Doorkeeper, request: Request, rater: Rater, sent: Joining | Redeeming) -> None:

@@ -17,6 +17,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from apps.limits import BackOff, Clock, network_of, whole_seconds
 from apps.session import Refused, clean_name, new_rater
+from data.erasing import Erasures
 from data.erasure import Fate
 from data.records import ROLES, Account, Invite, Rater, Role, standing_ratings
 from data.store import Store
@@ -229,12 +230,15 @@ class Accounts:
         self.store.set_account(replace(account, is_disabled=not undo, sessions=account.sessions + 1))
         return {"rater": self._describe(rater)}
 
-    def erase(self, name: str, *, ratings: Fate = "keep") -> dict[str, Any]:
-        """Forget who a rater is; `data.erasure` says how."""
+    def erase(self, name: str, erasures: Erasures, *, ratings: Fate = "keep") -> dict[str, Any]:
+        """Forget who a rater is, now in store and journal, and in the files as soon as nobody works with them."""
         if ratings not in ("keep", "void"):
             raise ConfigError(f"ratings is {ratings!r}.", hint="Use keep or void.")
-        erased = self.store.erase_rater(self._find(name).rater_id, ratings=ratings)
-        return {"rater": self._describe(erased), "ratings": ratings}
+        receipt = erasures.begin(self._find(name).rater_id, ratings)
+        erasures.finish()
+        erased = self.store.rater_by_name(receipt.pseudonym)
+        assert erased is not None  # who stands in their place
+        return {"rater": self._describe(erased), "ratings": ratings, "receipt": receipt.file_name}
 
     def overview(self) -> dict[str, Any]:
         """Everybody, and every invite, without anything that lets anybody in."""

@@ -13,6 +13,7 @@ from apps.practice import practice_picture, practice_tasks
 from apps.session import RatingDesk, Refused, check_same_rater
 from apps.welcome import Welcome
 from data import RATING_KINDS
+from data.erasing import Erasures
 from data.erasure import Fate
 from data.records import PracticeOutcome, Rater, Rating, standing_ratings
 
@@ -72,7 +73,7 @@ def add_introduction(app: FastAPI, desk: RatingDesk, welcome: Welcome, door: Doo
         )
 
 
-def add_own_data(app: FastAPI, desk: RatingDesk, door: Doorkeeper) -> None:
+def add_own_data(app: FastAPI, desk: RatingDesk, erasures: Erasures, door: Doorkeeper) -> None:
     """What is stored about the rater who asks: to see it, to take it along, to have it erased."""
     known = Depends(door.rater_at_work)
 
@@ -99,9 +100,10 @@ def add_own_data(app: FastAPI, desk: RatingDesk, door: Doorkeeper) -> None:
                 hint="Use `hitl raters erase` where the workspace is.",
                 status=403,
             )
-        erased = desk.store.erase_rater(rater.rater_id, ratings=sent.ratings)
+        receipt = erasures.begin(rater.rater_id, sent.ratings)
+        erasures.finish_later()  # nobody waits at a page until all reports are written again
         door.let_out(request)
-        return {"erased": True, "left_as": erased.name, "ratings": sent.ratings}
+        return {"erased": True, "left_as": receipt.pseudonym, "ratings": sent.ratings}
 
 
 def own_summary(desk: RatingDesk, rater: Rater) -> dict[str, Any]:

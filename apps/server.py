@@ -35,12 +35,14 @@ from apps.rater_routes import add_introduction, add_own_data
 from apps.session import RatingDesk, Receipt, Refused, Submission, Withdrawal
 from apps.welcome import Welcome
 from data.display_copies import DisplayCopies
+from data.erasing import Erasures
 from data.records import Rater
 from data.store import Store
 from data.workspace import Workspace
 from hitl.config import RateConfig
 from hitl.core.errors import ConfigError, DiskFull, HitlError
 from hitl.core.live import Live
+from hitl.report import build_report
 
 logger = logging.getLogger(__name__)
 
@@ -218,10 +220,11 @@ def build_server(
     app.state.door = door = Doorkeeper(store, accounts, welcome, token, workspace_id)
     _answer_errors_in_words(app)
     add_entrance(app, desk, accounts, door)
-    add_administration(app, accounts, door)
+    erasures = Erasures(store=store, workspace=workspace, write_report=build_report)
+    add_administration(app, accounts, erasures, door)
     add_introduction(app, desk, welcome, door)
     _add_rating_routes(app, desk, door)
-    add_own_data(app, desk, door)
+    add_own_data(app, desk, erasures, door)
     _add_image_routes(app, workspace, copies, door)
     _add_hub_routes(app, desk, door)
     # Within a running loop: outside of one Gradio makes a new event loop for every lock and leaves it open. In a thread

@@ -55,17 +55,18 @@ class Erasure:
         connection.execute(
             "UPDATE accounts SET password_hash = '' WHERE rater_id = ? AND password_hash IS NOT NULL", [self.rater_id]
         )
-        for table, column in connection.execute(
-            """
-            SELECT table_name, column_name
-            FROM information_schema.columns
-            JOIN information_schema.tables USING (table_catalog, table_schema, table_name)
-            WHERE table_catalog = current_database() AND table_type = 'BASE TABLE'
-            AND column_name IN ('rater_id', 'used_by')
-            """
-        ).fetchall():
+        for table, column in _columns_with_raters(connection):
             query = f'UPDATE "{table}" SET "{column}" = $1 WHERE "{column}" = $2'
             connection.execute(query, [self.new_id, self.rater_id])
+
+    def rows_left(self, connection: Connection) -> dict[str, int]:
+        """How many rows of each table have the new id; those that only void others are not the rater's own."""
+        own = {"ratings": "AND NOT (is_undo AND rating_id = md5(voids || 'void'))"}
+        counted = {}
+        for table, column in _columns_with_raters(connection):
+            query = f'SELECT count(*) FROM "{table}" WHERE "{column}" = ? {own.get(table, "")}'
+            counted[table] = counted.get(table, 0) + connection.execute(query, [self.new_id]).fetchall()[0][0]
+        return {table: count for table, count in sorted(counted.items()) if count}
 
     def event(self, *, ratings: Fate, before: str) -> dict[str, Any]:
         """What the new last line says. `before` is the hash that the chain ended in."""
@@ -81,6 +82,18 @@ class Erasure:
         for rating_id, payload in connection.execute(query, [self.rater_id, f'"{NOTE}"']).fetchall():
             kept = json.dumps(_without_note(json.loads(payload)), sort_keys=True, ensure_ascii=False)
             connection.execute("UPDATE ratings SET payload = ? WHERE rating_id = ?", [kept, rating_id])
+
+
+def _columns_with_raters(connection: Connection) -> list[tuple[str, str]]:
+    return connection.execute(
+        """
+        SELECT table_name, column_name
+        FROM information_schema.columns
+        JOIN information_schema.tables USING (table_catalog, table_schema, table_name)
+        WHERE table_catalog = current_database() AND table_type = 'BASE TABLE'
+        AND column_name IN ('rater_id', 'used_by')
+        """
+    ).fetchall()
 
 
 def _without_note(payload: dict[str, Any]) -> dict[str, Any]:

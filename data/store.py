@@ -496,8 +496,10 @@ class Store:
         found = self._rows("SELECT outcome FROM practices WHERE rater_id = ?", [rater_id])
         return found[0][0] if found else None
 
-    def erase_rater(self, rater_id: str, *, ratings: Fate = "keep") -> Rater:
-        """Forget who a rater is (`data.erasure` says how); return who stands in their place.
+    def erase_rater(self, rater_id: str, *, ratings: Fate = "keep", new_id: str = "") -> Rater:
+        """Forget who a rater is (`data.erasure` says how); return who stands in their place, by default under a new id.
+
+        What lies beside the store is reached by `data.erasing`.
 
         Raises:
             ConfigError: there is no such rater.
@@ -505,7 +507,7 @@ class Store:
         with self._writing():
             assert self._journal is not None
             old = self._require_rater(rater_id)
-            erasure = Erasure(rater_id=rater_id)
+            erasure = Erasure(rater_id=rater_id, **({"new_id": new_id} if new_id else {}))
             event = erasure.event(ratings=ratings, before=self._journal.end.hash)
             end = self._journal.write_again(erasure.forget, "rater_erased", event, datetime.now(UTC))
             with self._database.transaction() as writer:
@@ -529,6 +531,16 @@ class Store:
                 self._queue = None
                 self._leases.drop_all(rater_id)
             return replace(old, rater_id=erasure.new_id, name=erasure.new_name)
+
+    def rows_of_erased(self, new_id: str) -> dict[str, int]:
+        """By table, how many rows are left under the id of who stands in an erased rater's place."""
+        with self._database.reading() as cursor:
+            return Erasure(rater_id="", new_id=new_id).rows_left(cursor)
+
+    @property
+    def holds_erased_bytes(self) -> bool:
+        """Whether free parts of the file hold what was erased; the next `open` writes the file anew."""
+        return self._rows("SELECT has_erased FROM store_state")[0][0]
 
     def _require_rater(self, rater_id: str) -> Rater:
         rater = self.rater(rater_id)

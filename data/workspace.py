@@ -129,6 +129,16 @@ class Workspace:
         return self.root / "store.lock"
 
     @property
+    def files_lock_path(self) -> Path:
+        """Held by whoever works with the files of rounds and fits: see `data.at_work`."""
+        return self.root / "files.lock"
+
+    @property
+    def erasures_dir(self) -> Path:
+        """Receipts of erasures, and what is not finished of one."""
+        return self.root / "erasures"
+
+    @property
     def hub_path(self) -> Path:
         return self.root / "hub.json"
 

@@ -209,7 +209,7 @@ def raters_erase(
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Forget who a rater is: name, password, notes and sessions."""
+    """Forget who a rater is, in store, journal, snapshots and what was made of them; print a receipt of it."""
     asked = {"name": name, "ratings": ratings}
     _run("raters", action="erase", asked=asked, sure=yes, workspace=workspace, as_json=as_json)
 

@@ -12,8 +12,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from data.at_work import Files
 from data.checks import gold_of, repeats_of
 from data.display_copies import DisplayCopies
+from data.erasing import Erasures
 from data.prompt_list import read_prompts, starter_prompts
 from data.records import FINISHED, Image, Prompt, Task, standing_ratings
 from data.store import Store
@@ -48,6 +50,15 @@ class Hub:
     """Do not wait longer than this for the ratings of one round. None waits for as long as it takes."""
     failure: Exception | None = None
     """Why the simulated raters stopped. Nobody else rates, so the round cannot go on."""
+    files: Files = field(init=False)
+    """Those of the rounds, which no erasure changes while a stage works with them."""
+
+    def __post_init__(self) -> None:
+        self.files = Files(self.workspace)
+
+    @property
+    def erasures(self) -> Erasures:
+        return Erasures(store=self.store, workspace=self.workspace, write_report=build_report)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,16 +113,20 @@ def advance(round: Round) -> None:
             continue
         hub.store.set_round_state(round.number, name)
         started = time.monotonic()
-        try:
-            result = stage(round)
-        except (NotEnoughRatings, RewardAtChance) as error:
-            _take_more_ratings(round, error.message)
-            raise
-        hub.workspace.write_manifest(round.number, name, {"seconds": round_seconds(started), **result})
+        hub.erasures.finish()
+        with hub.files.in_use():
+            try:
+                result = stage(round)
+            except (NotEnoughRatings, RewardAtChance) as error:
+                _take_more_ratings(round, error.message)
+                raise
+            hub.workspace.write_manifest(round.number, name, {"seconds": round_seconds(started), **result})
     # The report comes last: a round without one is not finished, so a kill in between loses neither.
     hub.store.set_round_state(round.number, FINISHED)
     hub.live.enter("report", "Writing the report")
-    build_report(hub.workspace, round.number)
+    with hub.files.in_use():
+        build_report(hub.workspace, round.number)
+    hub.erasures.finish()
 
 
 def draw_images(round: Round) -> dict[str, Any]:
@@ -236,7 +251,9 @@ def gather_ratings(round: Round) -> dict[str, Any]:
             len(hub.store.ratings(round.number)) == refusal["ratings"] and hub.store.progress(round.number).is_complete
         ):
             _add_pairs(round, refusal["reason"])
-    _wait_for_ratings(round)
+    with hub.files.left():
+        hub.erasures.finish()
+        _wait_for_ratings(round)
     if hub.failure is not None:
         raise hub.failure
     hub.live.enter("fit", "Freezing the ratings")

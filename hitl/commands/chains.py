@@ -117,7 +117,7 @@ def _reward(facts: Facts) -> list[str]:
     return [
         *head,
         *_line("weights", facts["reward"]),
-        *_line("fitted", _joined(f"{fit['head']} on {fit['backbone']} ({fit['pretrained']})", right)),
+        *_line("fitted", _joined(f"{fit['head']} on {fit['backbone']}", fit["pretrained"], right)),
         *_line("with", _versions(facts["versions"])),
     ]
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from data.at_work import Files
 from data.records import Image
 from data.store import Store
 from data.workspace import Workspace, write_atomically
@@ -26,6 +27,19 @@ _WIDTH = 100
 def run(snapshot: Path | None, out: Path | None, workspace: Path | None, settings: list[str], as_json: bool) -> None:
     folder = Workspace.find(workspace)
     config = load_config(folder.config_path, settings)
+    with Files(folder).in_use():
+        place, report = _fit_all(folder, config, snapshot, out)
+    if as_json:
+        print(json.dumps({"path": str(place / "reward"), "report": report}))
+    else:
+        print(told(report))
+        print(f"\nThe reward model: {place / 'reward'}")
+
+
+def _fit_all(
+    folder: Workspace, config: RunConfig, snapshot: Path | None, out: Path | None
+) -> tuple[Path, dict[str, Any]]:
+    """Where the reward model is, and what its fit says of itself."""
     with open_for_reading(folder) as store:
         newest = max((found.number for found in store.rounds()), default=0)
         drawn = _things(store, store.images(newest))
@@ -36,12 +50,7 @@ def run(snapshot: Path | None, out: Path | None, workspace: Path | None, setting
     if (place / "reward").exists() and out is not None:
         raise WorkspaceError(f"{out} holds a reward model already.", hint="Name another folder with --out.")
     write_atomically(place / "snapshot.parquet", answers)
-    report = _fit(folder, config, place, newest, {"drawn": drawn, "probe": probe, "snapshot": sha})
-    if as_json:
-        print(json.dumps({"path": str(place / "reward"), "report": report}))
-    else:
-        print(told(report))
-        print(f"\nThe reward model: {place / 'reward'}")
+    return place, _fit(folder, config, place, newest, {"drawn": drawn, "probe": probe, "snapshot": sha})
 
 
 def told(report: dict[str, Any]) -> str:

@@ -14,11 +14,13 @@ from fastapi import FastAPI
 from apps.accounts import Accounts
 from apps.lost_images import restore_images
 from apps.server import RunningServer, build_server, serve
+from data.erasing import Erasures
 from data.store import Store
 from data.workspace import Workspace, write_atomically
 from hitl.commands.init import make_workspace
 from hitl.config import ServerConfig, load_config
 from hitl.core.errors import ConfigError, WorkspaceError
+from hitl.report import build_report
 from hitl.rounds import Hub
 
 
@@ -41,6 +43,9 @@ def running_hub(workspace: Path | None, settings: list[str], *, create: bool) ->
     with Store.open(folder, create=create) as store:
         hub = Hub(workspace=folder, store=store, config=config, settings=settings)
         token = secrets.token_urlsafe(24)
+        erasures = Erasures(store=store, workspace=folder, write_report=build_report)
+        erasures.finish()
+        erasures.finish_later()
         _require_accounts(store, config.server, folder)
         restore_images(store, folder)
         app = build_server(

@@ -5,18 +5,23 @@ import json
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from apps.accounts import Accounts
+from data.at_work import files_alone
+from data.erasing import Erasures
 from data.lock import holder
+from data.receipts import Receipt, in_words, read_receipts
 from data.store import Store
 from data.workspace import Workspace
 from hitl.commands.reading import ask_hub
 from hitl.config import load_config
 from hitl.core.errors import ConfigError
+from hitl.report import build_report
 
 _LONGEST_ERASURE_S = 600
 """Of a journal with millions of lines."""
@@ -36,15 +41,21 @@ def run(
     folder = Workspace.find(workspace)
     if ask_password:
         asked["password"] = _read_password()
-    if action == "erase" and not sure:
-        _confirm(asked["name"], asked["ratings"])
+    if action == "erase":
+        if not sure:
+            _confirm(asked["name"], asked["ratings"])
+        told, receipts = _erase(folder, asked)
+        if as_json:
+            told |= {"receipts": [asdict(receipt) for receipt in receipts]}
+            print(json.dumps(told, indent=2))
+        else:
+            print("\n\n".join(in_words(each, folder.erasures_dir / each.file_name) for each in receipts))
+        return
     with _office(folder) as ask:
         told = ask(action, asked)
         for invite in told.get("invites", []):
             if "token" in invite:
                 invite["link"] = f"{_public_url(folder)}/join#{invite.pop('token')}"
-    if action == "erase":
-        _drop_old_bytes(folder)
     print(json.dumps(told, indent=2) if as_json else describe(action, told))
 
 
@@ -57,9 +68,6 @@ def describe(action: str, told: dict[str, Any]) -> str:
             )
         case "revoke":
             return f"The invite {told['revoked']} lets nobody in any more."
-        case "erase":
-            fate = "stay under that name" if told["ratings"] == "keep" else "no longer count"
-            return f"Erased. The ratings {fate}: {told['rater']['name']}"
         case "disable":
             state = "is shut out" if told["rater"]["disabled"] else "may come in again"
             return f"{told['rater']['name']} {state}."
@@ -87,12 +95,37 @@ def _office(folder: Workspace) -> Iterator[Ask]:
         yield lambda action, asked: getattr(accounts, action)(**asked)
 
 
-def _drop_old_bytes(folder: Workspace) -> None:
-    """Opening the store drops what an erasure left in free parts of its file; a hub does so when it starts next."""
-    if holder(folder.lock_path) is None:
-        Store.open(folder).close()
+def _erase(folder: Workspace, asked: dict[str, Any]) -> tuple[dict[str, Any], list[Receipt]]:
+    """Erase a rater. Without a hub also what was left of an erasure that was interrupted: it may be the one asked for.
+
+    The receipts are those of all that was erased, the one asked for last.
+    """
+    if holder(folder.lock_path) is not None:
+        told = ask_hub(folder, "POST", "/api/raters/erase", asked, timeout_s=_LONGEST_ERASURE_S)
+        names = [told["receipt"]]
     else:
-        print("The name is in free parts of store.duckdb until the hub is started again.", file=sys.stderr)
+        with Store.open(folder) as store:
+            erasures = Erasures(store=store, workspace=folder, write_report=build_report)
+            names = [receipt.file_name for receipt in _finish(erasures)]
+            try:
+                told = Accounts(store).erase(**asked, erasures=erasures)
+                names.append(told["receipt"])
+            except ConfigError:
+                if not names:
+                    raise
+                told = {"receipt": names[-1]}
+            _finish(erasures)
+        with Store.open(folder) as store:  # which drops what is left in free parts of its file
+            Erasures(store=store, workspace=folder, write_report=build_report).finish()
+    return told, [receipt for receipt in read_receipts(folder) if receipt.file_name in names]
+
+
+def _finish(erasures: Erasures) -> list[Receipt]:
+    """All that is left, when nobody works with the files any more: `hitl fit` may."""
+    with files_alone(erasures.workspace, wait=False) as is_alone:
+        if not is_alone:
+            print("Waiting for another command to be done with the files of rounds and fits.", file=sys.stderr)
+    return erasures.finish(wait=True)
 
 
 def _public_url(folder: Workspace) -> str:

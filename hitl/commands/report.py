@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from data.at_work import Files
 from data.workspace import Workspace
 from hitl.core.errors import WorkspaceError
 from hitl.report import build_report
@@ -18,5 +19,6 @@ def run(number: int, workspace: Path | None, as_json: bool) -> None:
             f"{which} has been evaluated in {folder.root}." if number < 1 else f"{which} is not evaluated yet.",
             hint=f"Finish it first: hitl round -w {folder.root}",
         )
-    path = build_report(folder, number)
+    with Files(folder).in_use():
+        path = build_report(folder, number)
     print(json.dumps({"round": number, "path": str(path)}) if as_json else path)

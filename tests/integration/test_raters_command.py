@@ -88,7 +88,7 @@ def test_a_rater_is_added_invited_disabled_and_erased(hitl: Hitl, place: str, tm
     assert (code, "--yes" in err) == (2, True)
     code, out, err = hitl("raters", "erase", "Anna", "--ratings", "void", "--yes")
     assert (code, "no longer count: erased " in out) == (0, True)
-    assert ("until the hub is started again" in err) == (place == "a hub")
+    assert ("until the hub is started again" in out) == (place == "a hub")
     assert [rater["name"][:6] for rater in listed(hitl)["raters"]] == ["erased", "Boss"]
     assert "Anna" not in Workspace(tmp_path / "mine").journal_path.read_text(encoding="utf-8")
 
