@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import threading
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from apps.server import build_server, serve
 from apps.session import new_rater
 from apps.welcome import Welcome, text_of_setting
 from data import RATING_KINDS
+from data.receipts import read_receipts
 from data.records import Image, Prompt, Task
 from data.store import Store
 from data.workspace import Workspace
@@ -262,6 +264,11 @@ def test_erase_me_is_for_oneself_ends_the_session_and_leaves_no_name(house: Hous
     standing = [found for found in house.store.comparisons(1) if found.rater_id in heirs]
     assert len(standing) == (1 if fate == "keep" else 0)
     assert bo.get("/api/me").status_code == 200
+    for thread in threading.enumerate():
+        if thread.name == "erasure":
+            thread.join(timeout=10)
+    receipts = {receipt.pseudonym: receipt for receipt in read_receipts(house.workspace)}
+    assert receipts[reply["left_as"]].finished_at is not None
 
 
 def test_who_runs_the_project_is_not_erased_from_the_page(house: House):

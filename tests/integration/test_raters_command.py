@@ -13,6 +13,8 @@ import httpx
 import pytest
 
 from apps.simulated import crew, run
+from data.erasing import Erasures
+from data.receipts import read_receipts
 from data.store import Store
 from data.workspace import Workspace
 from hitl.cli import main
@@ -91,6 +93,34 @@ def test_a_rater_is_added_invited_disabled_and_erased(hitl: Hitl, place: str, tm
     assert ("until the hub is started again" in out) == (place == "a hub")
     assert [rater["name"][:6] for rater in listed(hitl)["raters"]] == ["erased", "Boss"]
     assert "Anna" not in Workspace(tmp_path / "mine").journal_path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("next_start", ["the command again", "a hub"])
+def test_an_erasure_that_was_interrupted_is_finished_by_the_next_start(
+    hitl: Hitl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, next_start: str
+):
+    """Stopped when the name had left the store, and so cannot be asked for any more."""
+    hitl("raters", "add", "Anna")
+    folder = tmp_path / "mine" / "erasures"
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Erasures, "_finish", stop)
+        assert hitl("raters", "erase", "Anna", "--yes")[0] == 130
+    assert [rater["name"][:6] for rater in listed(hitl)["raters"]] == ["erased"]
+    assert len(list(folder.glob("unfinished-*"))) == 1
+    if next_start == "a hub":
+        with a_hub():
+            pass
+    else:
+        code, out, _ = hitl("raters", "erase", "Anna", "--yes")
+        assert (code, out.startswith("Erased. The ratings stay under that name: erased")) == (0, True)
+    (receipt,) = read_receipts(Workspace(tmp_path / "mine"))
+    assert receipt.finished_at is not None
+    assert [path.name for path in folder.iterdir()] == [receipt.file_name]
+    assert hitl("raters", "erase", "Anna", "--yes")[0] == 2
 
 
 @pytest.mark.parametrize(
