@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 
 from data.migrations import LATEST, MIGRATIONS
 from hitl.core.errors import DiskFull, StoreError
@@ -116,6 +117,33 @@ class Database:
         """Answer one question as of the last commit."""
         with self.reading() as cursor:
             return cursor.execute(query, list(values)).fetchall()
+
+    def batches(self, query: str, size: int = 10_000) -> Iterator[pa.RecordBatch]:
+        """Answer one question in record batches, at least one, each worked out when it is asked for.
+
+        Values are part of the query's text: DuckDB keeps the whole answer to a prepared one.
+        """
+        with self._cursors_lock:
+            self._check_open()
+            cursor = self._connection.cursor()  # of its own: the thread's may be asked other questions meanwhile
+            self._cursors.add(cursor)
+        try:
+            relation = cursor.sql(query)
+            # Before DuckDB 1.5 it has the other name.
+            reader = (getattr(relation, "to_arrow_reader", None) or relation.fetch_arrow_reader)(size)
+            batch = None
+            for batch in reader:
+                yield batch
+            if batch is None:
+                yield pa.RecordBatch.from_pylist([], schema=reader.schema)
+        except duckdb.Error as error:
+            self._check_open()
+            raise StoreError(
+                f"The store could not be read: {_reason(error)}.",
+                hint="Look at the disk's free space, then start again.",
+            ) from error
+        finally:
+            cursor.close()
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:

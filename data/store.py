@@ -43,6 +43,7 @@ from data.records import (
     Task,
     WithdrawnImage,
 )
+from data.streams import Selection, Streams
 from data.together import Together
 from data.workspace import Workspace, disk_errors
 from hitl.core.errors import ConfigError, StoreError
@@ -814,6 +815,10 @@ class Store:
         """The answers of all rounds up to this one as Parquet; the same ratings give the same bytes."""
         query = f"SELECT {rows.SNAPSHOT} FROM answers WHERE round <= ? AND {_CAN_BE_SHOWN} {_COMPARISON_ORDER}"
         return snapshot.write(path, self._rows(query, [up_to_round]))
+
+    def streams(self, selection: Selection) -> Streams:
+        """What may be too much to be held at once."""
+        return Streams(self._database, selection)
 
     def copy_to(self, path: Path) -> None:
         """A consistent copy in one new file, made by SQL: opening the live file would drop DuckDB's lock on it.
