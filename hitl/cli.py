@@ -99,17 +99,49 @@ def report(
 
 @app.command()
 def export(
-    out: Annotated[Path, typer.Argument(help="The file to write.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write; or a file that ends in .parquet, .csv, .jsonl.")],
     format: Annotated[
-        str, typer.Option("--format", help="parquet, jsonl or kohya (.safetensors). Default: by the file's ending.")
+        str,
+        typer.Option(
+            "--format",
+            help="parquet, csv, jsonl, pickapic, diffusion-dpo, imagereward, imagerewarddb, hpdv2, trl, imagefolder, "
+            "webdataset, kohya-pairs, d3po or arena; kohya is a policy (.safetensors). Default: by the file's ending.",
+        ),
     ] = "",
     number: Annotated[
-        int, typer.Option("--round", help="This round. Default: all comparisons; the last trained policy.")
+        int, typer.Option("--round", help="This round. Default: the ratings of all; the last trained policy.")
     ] = 0,
+    rater: Annotated[
+        list[str] | None, typer.Option("--rater", help="This rater alone, by name or pseudonym. May be repeated.")
+    ] = None,
+    ties: Annotated[
+        str, typer.Option("--ties", help="keep, drop or half. Default: what the format's trainers bear.")
+    ] = "",
+    split: Annotated[str, typer.Option("--split", help="by-prompt: held-out prompts go to validation and test.")] = "",
+    names: Annotated[bool, typer.Option("--names", help="Raters by their names, not as rater-001.")] = False,
+    license: Annotated[str, typer.Option("--license", help="Such as cc-by-4.0. Default: export.license.")] = "",
+    image_format: Annotated[str, typer.Option("--image-format", help="png (the very files) or jpeg.")] = "",
+    push_to_hub: Annotated[
+        str,
+        typer.Option("--push-to-hub", metavar="OWNER/NAME", help="Send the folder to the Hugging Face hub, private."),
+    ] = "",
     workspace: WorkspaceOption = None,
 ) -> None:
-    """Write all comparisons to a file, with prompts, raters and image files; or a policy as a LoRA (kohya)."""
-    _run("export", out=out, format=format, number=number, workspace=workspace)
+    """Write ratings as a data set that others load, or a policy as a LoRA (kohya). No data set is overwritten."""
+    from hitl.commands.export import Asked
+
+    asked = Asked(
+        format=format,
+        round=number,
+        raters=tuple(rater or ()),
+        ties=ties,
+        split=split,
+        names=names,
+        license=license,
+        image_format=image_format,
+        push_to_hub=push_to_hub,
+    )
+    _run("export", out=out, asked=asked, workspace=workspace)
 
 
 @app.command()

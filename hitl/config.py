@@ -273,6 +273,16 @@ class ServerConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExportConfig:
+    """What is said of ratings that leave the workspace."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    license: str = ""
+    """Under which licence an export may be used, by its short name such as cc-by-4.0; empty is not stated."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
     """The configuration of a workspace."""
 
@@ -297,12 +307,13 @@ class RunConfig:
     """Settings of these rewards, a table each, such as [reward_settings.jpeg_size] with quality = 80."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
 
     @property
     def sha256(self) -> str:
-        """Hash of all settings that can change a result (all but where the app is served)."""
+        """Hash of all settings that can change a result (all but where the app is served, and what exports say)."""
         settings = dataclasses.asdict(self)
-        del settings["server"]
+        del settings["server"], settings["export"]
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
