@@ -12,8 +12,7 @@ import pyarrow as pa
 
 from data.database import Database
 
-_PART = 50_000 * 2**32
-"""A position counts events in units of 2**32, and a rating is an event: so many are joined at a time at most."""
+_RATINGS_AT_ONCE = 50_000
 _PAIRS_AT_ONCE = 100_000
 
 
@@ -199,9 +198,17 @@ class Streams:
         return "TRUE" if number is None else condition.format(int(number))
 
     def _parts(self) -> Iterator[str]:
-        last = self._database.rows("SELECT max(position) FROM ratings")[0][0] or 0
-        for start in range(0, last + 1, _PART):
-            yield f"position >= {start} AND position < {start + _PART}"
+        """Conditions on the position that share all ratings out, so many to each."""
+        firsts = self._database.rows(
+            f"""
+            SELECT min(position) FROM (
+                SELECT position, (row_number() OVER () - 1) // {_RATINGS_AT_ONCE} AS part FROM ratings
+            ) GROUP BY part ORDER BY 1
+            """
+        )
+        bounds = [first for (first,) in firsts[1:]]
+        for low, high in itertools.pairwise([-1, *bounds, 2**63 - 1]):
+            yield f"position >= {low} AND position < {high}"
 
     def _said(self) -> Iterator[str]:
         yield from map(self._said_where, self._parts())
