@@ -150,10 +150,10 @@ def _export_folder(source: Source, out: Path) -> str:
 
 def _export_table(source: Source, out: Path) -> str:
     """Comparisons alone, with the images' files by their paths in the workspace."""
-    root = source.workspace.root
+    root, images = source.workspace.root, source.workspace.images_dir.name
 
     def path_of(image_id: str) -> str:
-        return str(source.workspace.image_path(image_id).relative_to(root))
+        return f"{images}/{image_id[:2]}/{image_id}.png"  # `Workspace.image_path` takes 8 µs, of a million rows 16 s
 
     with disk_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -29,6 +29,7 @@ from tests.facts import a_rating
 from tests.fixtures.rated import COMPARISONS, HEART, HELD, HELD_TOO, ODD, RATINGS, TIES, Rated, in_order, png
 
 Export = Callable[..., Path]
+DOCS = Path(__file__).parents[2] / "docs" / "data.md"
 
 
 @pytest.fixture(scope="module")
@@ -443,6 +444,18 @@ def test_the_three_lines_of_the_card_load_it(
     code = card.split("```python\n")[1].split("\n```")[0]
     monkeypatch.chdir(folder.parent)
     exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
+@UNCLOSED
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_lines_of_the_documentation_load_it(
+    format: str, export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    section = DOCS.read_text(encoding="utf-8").split(f"\n### `{format}`\n")[1].split("\n### ")[0]
+    (tmp_path / f"my-{format}").symlink_to(export(format))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(section.split("```python\n")[1].split("\n```")[0], "data.md", "exec"), {})
     assert capsys.readouterr().out.strip()
 
 
