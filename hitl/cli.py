@@ -109,8 +109,8 @@ def export(
         ),
     ] = "",
     number: Annotated[
-        int, typer.Option("--round", help="This round. Default: the ratings of all; the last trained policy.")
-    ] = 0,
+        int | None, typer.Option("--round", help="This round. Default: the ratings of all; the last trained policy.")
+    ] = None,
     rater: Annotated[
         list[str] | None, typer.Option("--rater", help="This rater alone, by name or pseudonym. May be repeated.")
     ] = None,

@@ -36,7 +36,7 @@ class Asked:
     """What the command line says; empty is the format's own way."""
 
     format: str = ""
-    round: int = 0
+    round: int | None = None
     raters: tuple[str, ...] = ()
     """Names, ids or pseudonyms; none are all."""
     ties: str = ""
@@ -56,13 +56,13 @@ def run(out: Path, asked: Asked, workspace: Path | None) -> None:
     folder = Workspace.find(workspace)
     if chosen == POLICY:
         _require_only_a_round(asked)
-        export_policy(folder, asked.round, out)
+        export_policy(folder, asked.round or 0, out)
         return
     options = _options(folder, chosen, asked)
     require_free(out)
     with open_for_reading(folder) as store:
         selection = Selection(
-            round=asked.round or None,
+            round=asked.round,
             rater_ids=_rater_ids(store, asked.raters) if asked.raters else None,
             has_names=asked.names,
         )

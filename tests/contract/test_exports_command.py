@@ -97,6 +97,7 @@ def test_raters_are_chosen_by_name_or_pseudonym(tmp_path: Path, export: Command)
         (("out", "--format", "trl", "--image-format", "gif"), 2, "Use png or jpeg"),
         (("out", "--format", "trl", "--round", "7"), 1, "There is nothing to export as trl"),
         (("out.parquet", "--round", "7"), 1, "There are no comparisons to export"),
+        (("out.parquet", "--round", "0"), 1, "There are no comparisons to export"),
         (("out.parquet", "--push-to-hub", "me/it"), 2, "The hub takes a folder"),
         (("out.safetensors", "--names"), 2, "kohya takes --round alone"),
     ],
