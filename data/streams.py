@@ -92,7 +92,7 @@ class Streams:
     def answers(self) -> Iterator[pa.RecordBatch]:
         """One row for each answer, with no more than who answered and about which prompt."""
         for said in self._said():
-            yield from self._database.batches(f"{said} SELECT rater, prompt_id FROM about")
+            yield from self._database.batches(f"{said} SELECT rater, prompt_id FROM about ORDER BY position")
 
     def pairs(self) -> Iterator[pa.RecordBatch]:
         """One row for each two images that an answer compares: those of a pair, and any two of a ranking or of grades.
