@@ -6,10 +6,12 @@ from hitl.core.errors import ConfigError, HitlError, WorkspaceError
 
 
 def push(folder: Path, repository: str) -> str:
-    """Send the folder to `owner/name`, which is made (private) when it is not there, and return its address.
+    """Send the folder to `owner/name`, which is made for it and private, and return its address.
+
+    One that is there already may be public, and is somebody's data: it is left alone.
 
     Raises:
-        ConfigError: there is no token, it may not write there, or the name is none.
+        ConfigError: there is no token, it may not write there, or the name is none or taken.
         WorkspaceError: the hub does not answer.
     """
     from huggingface_hub import HfApi
@@ -18,7 +20,7 @@ def push(folder: Path, repository: str) -> str:
     api = HfApi()
     try:
         api.whoami()
-        made = api.create_repo(repository, repo_type="dataset", private=True, exist_ok=True)
+        made = api.create_repo(repository, repo_type="dataset", private=True)
         api.upload_folder(
             folder_path=folder, repo_id=made.repo_id, repo_type="dataset", commit_message="Ratings exported by hitl"
         )
@@ -33,6 +35,9 @@ def push(folder: Path, repository: str) -> str:
         if status in (401, 403):
             message = f"The hub does not let this token write to {repository} ({status})."
             raise _kept(folder, ConfigError, message, "Use a token that may write there") from error
+        if status == 409:
+            message = f"{repository} is on the hub already."
+            raise _kept(folder, ConfigError, message, "Choose a name that is not taken") from error
         message = f"The hub refused {repository}: {_first_line(error)}."
         raise _kept(folder, WorkspaceError, message, "Try again later") from error
     except (HTTPError, OSError) as error:

@@ -224,7 +224,9 @@ class Hub(BaseHTTPRequestHandler):
         body = self._body()
         if not self._is_known():
             return
-        if self.path == "/api/repos/create":
+        if self.path == "/api/repos/create" and self.made:
+            self._answer(409, {"error": "You already created this dataset repo"})
+        elif self.path == "/api/repos/create":
             self.made.append(json.loads(body))
             self._answer(200, {"url": f"http://{self.headers['Host']}/datasets/me/ratings"})
         elif self.path == "/api/validate-yaml":
@@ -291,6 +293,14 @@ def test_the_folder_is_sent_to_the_hub_as_a_private_data_set(hub: ThreadingHTTPS
     wanted = {path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert set(Hub.files) == wanted
     assert set(Hub.cards) == {(tmp_path / "out" / "README.md").read_text(encoding="utf-8")}
+
+
+def test_a_data_set_that_is_on_the_hub_already_is_left_alone(hub: ThreadingHTTPServer, rated: Rated, tmp_path: Path):
+    """It may be public, and the names of raters in the export."""
+    Hub.made.append({"name": "ratings"})
+    code, _, err = pushed(hub, rated.workspace, tmp_path / "out", HF_TOKEN=Hub.token)
+    assert (code, "me/ratings is on the hub already" in err, "Traceback" in err) == (2, True, False), err
+    assert not Hub.files
 
 
 def test_without_a_token_or_the_right_one_the_export_stays_and_the_reason_is_said(
