@@ -20,6 +20,7 @@ import tomli_w
 from pydantic import TypeAdapter, ValidationError
 
 from data import RATING_KINDS
+from data.prompt_list import Columns
 from data.rating_kinds.extras import FLAGS
 from data.task_policies import LEAST_EXPLORE, TASK_POLICIES
 from hitl.core.errors import ConfigError
@@ -80,8 +81,18 @@ class PromptsConfig:
     __pydantic_config__: ClassVar = {"extra": "forbid"}
 
     file: str = ""
-    """A text file (one prompt per line) or JSON lines with text, task and split; relative to the workspace. Empty: the
-    starter's own prompts."""
+    """A text file (one prompt per line), JSON lines with text, task and split, CSV or TSV (DrawBench, PartiPrompts), a
+    JSON list, COCO's captions or a folder of caption files; relative to the workspace. `hitl prompts FILE` shows what
+    is read of it. Empty: the starter's own prompts."""
+    column: str = ""
+    """Of a table: the column of the prompts. Empty: Prompts, prompt, caption or text."""
+    task_column: str = ""
+    """Of a table: the column of the task tags, which are only used to report by. Empty: task or Category."""
+    split_column: str = ""
+    """Of a table: the column that says train or held_out (or validation, test ...). Empty: split. Where a prompt has
+    none, a third is held out, by a hash of the text."""
+    limit: int = 0
+    """At most so many prompts of each split, from all over the file; 0: all."""
     per_task: int = 8
     """Of the starter's prompts: how many of each task (colour, count, composition, location, bias) are trained on."""
     held_out_per_task: int = 8
@@ -89,6 +100,11 @@ class PromptsConfig:
 
     def __post_init__(self) -> None:
         _at_least(1, "prompts", self, "per_task", "held_out_per_task")
+        _at_least(0, "prompts", self, "limit")
+
+    @property
+    def columns(self) -> Columns:
+        return Columns(text=self.column, task=self.task_column, split=self.split_column)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -500,7 +516,7 @@ def _apply(tree: dict[str, Any], setting: str) -> None:
     except tomllib.TOMLDecodeError:
         value = text
     *sections, key = parts
-    if parts == ["prompts", "file"] and Path(str(value)).is_file():
+    if parts == ["prompts", "file"] and Path(str(value)).exists():
         value = str(Path(str(value)).absolute())
     for section in sections:
         tree = tree.setdefault(section, {})

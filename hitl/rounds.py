@@ -383,7 +383,7 @@ def configured_prompts(hub: Hub, config: RunConfig) -> list[Prompt]:
         ConfigError: another model than the starter has no prompts file.
     """
     if config.prompts.file:
-        prompts = read_prompts(hub.workspace.root / config.prompts.file)
+        prompts = read_prompts(hub.workspace.root / config.prompts.file, config.prompts.columns, config.prompts.limit)
     elif config.model.name == "starter":
         prompts = starter_prompts(config.prompts.per_task, config.prompts.held_out_per_task)
     else:
