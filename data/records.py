@@ -28,6 +28,12 @@ ALIGNMENT = "alignment"
 ROLES: tuple[Role, ...] = ("rater", "researcher", "admin")
 """Each may do what those before it may: rate; see the board; say who else may."""
 
+IMPORTED = "imported"
+"""The policy of tasks that people elsewhere were asked. They are in round 0, are learned from, and nobody is asked."""
+FROM_FOLDER = "folder"
+"""The policy of tasks of pictures that were brought in without ratings. They are in round 0, and people are asked until
+the first round begins."""
+
 FINISHED = "finished"
 """The round state that closes a round; every other state is free text of the round loop."""
 

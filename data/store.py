@@ -10,9 +10,11 @@ import json
 import logging
 import os
 import threading
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from data.erasure import Erasure, Fate
 from data.journal import Journal, Position, canonical_json
 from data.lock import StoreLock
 from data.records import (
+    FROM_FOLDER,
     Account,
     Comparison,
     Consent,
@@ -52,6 +55,7 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINT_EVERY = 200
 """Ratings between checkpoints: a short write-ahead log is quick to replay and has little to lose."""
+_RATINGS_PER_COMMIT = 1000
 _AFTER_UNDO_S = 300
 """How long a task that was undone is kept for the rater who undid it."""
 
@@ -176,7 +180,8 @@ class Store:
         """Add the prompts that are not there yet; return how many. A known text keeps its first task and split."""
         given = {prompt.prompt_id: prompt for prompt in prompts}
         with self._writing():
-            known = {prompt.prompt_id: prompt for prompt in self.prompts()}
+            query = f"SELECT {rows.PROMPT} FROM prompts WHERE prompt_id IN (SELECT unnest($1::VARCHAR[]))"
+            known = {row[0]: rows.prompt(row) for row in self._rows(query, [list(given)])}
             for prompt_id in given.keys() & known.keys():
                 if given[prompt_id] != known[prompt_id]:
                     logger.warning("The prompt %r stays what it was: %s.", given[prompt_id].text, known[prompt_id])
@@ -205,11 +210,16 @@ class Store:
         given = {(image.image_id, image.round, image.prompt_id): image for image in images}
         with self._writing():
             self._check_known("prompt", "prompts", "prompt_id", {image.prompt_id for image in given.values()})
-            known = set(self._rows("SELECT image_id, round, prompt_id FROM images"))
+            known = self.image_keys(image.image_id for image in given.values())
             new = [asdict(image) for key, image in given.items() if key not in known]
             if new:
                 self._record("images_added", {"images": new})
         return len(new)
+
+    def image_keys(self, image_ids: Iterable[str]) -> set[tuple[str, int, str]]:
+        """Of these ids: where each is known, as image id, round and prompt id."""
+        query = "SELECT image_id, round, prompt_id FROM images WHERE image_id IN (SELECT unnest($1::VARCHAR[]))"
+        return set(self._rows(query, [list(image_ids)]))
 
     def image(self, image_id: str) -> Image | None:
         """The image of that id as it was first drawn; None when there is none."""
@@ -282,10 +292,16 @@ class Store:
         return [rows.round_(row) for row in self._rows(f"SELECT {rows.ROUND} FROM rounds ORDER BY number")]
 
     def newest_round(self) -> int | None:
-        """The number of the last round that was started. Every page asks, so it is not looked up each time."""
+        """The number of the last round that was started; 0 before, where there are tasks of a folder's pictures.
+
+        Every page asks, so it is not looked up each time.
+        """
         with self._queue_lock:  # or what was read before a round began could be kept after it
             if self._newest_round is None:
-                self._newest_round = self._rows("SELECT max(number) FROM rounds")[0][0]
+                query = (
+                    "SELECT coalesce((SELECT max(number) FROM rounds), (SELECT 0 FROM tasks WHERE policy = ? LIMIT 1))"
+                )
+                self._newest_round = self._rows(query, [FROM_FOLDER])[0][0]
             return self._newest_round
 
     def add_tasks(self, tasks: Iterable[Task]) -> int:
@@ -302,7 +318,9 @@ class Store:
             self._check_known("prompt", "prompts", "prompt_id", {task.prompt_id for task in given.values()})
             shown = {image_id for task in given.values() for image_id in task.image_ids}
             self._check_known("image", "images", "image_id", shown)
-            known = {row[0] for row in self._rows("SELECT task_id FROM tasks")}
+            named = [*given, *(task.repeats for task in given.values() if task.repeats)]
+            query = "SELECT task_id FROM tasks WHERE task_id IN (SELECT unnest($1::VARCHAR[]))"
+            known = {row[0] for row in self._rows(query, [named])}
             if missing := sorted({task.repeats for task in given.values() if task.repeats} - known - given.keys()):
                 raise StoreError(f"There is no task {missing[0]!r} to repeat.", hint="Add that task first.")
             new = [asdict(task) for task_id, task in given.items() if task_id not in known]
@@ -354,6 +372,29 @@ class Store:
             self._require_free(rater.name)
             self._record("rater_added", {**asdict(rater), "created_at": validation.iso(rater.created_at)})
         return True
+
+    def add_raters(self, raters: Iterable[Rater], *, is_disabled: bool = False) -> int:
+        """Add the raters that are not there yet by one commit; return how many. Disabled ones nobody can come in as.
+
+        Raises:
+            ConfigError: a name is empty or somebody else's.
+        """
+        given = {rater.rater_id: rater for rater in raters}
+        with self._writing():
+            new = [rater for rater_id, rater in given.items() if self.rater(rater_id) is None]
+            if len({rater.name.lower() for rater in new}) < len(new):
+                raise ConfigError("Two of the raters have one name.", hint="Give each a name of their own.")
+            for rater in new:
+                validation.check_rater(rater)
+                self._require_free(rater.name)
+            if new and is_disabled:  # first, so that whoever is there is shut out
+                accounts = [Account(rater_id=rater.rater_id, is_disabled=True) for rater in new]
+                self._record("account_set", *map(asdict, accounts))
+                self._accounts.update((account.rater_id, account) for account in accounts)
+            if new:
+                times = ({"created_at": validation.iso(rater.created_at)} for rater in new)
+                self._record("rater_added", *(asdict(rater) | at for rater, at in zip(new, times, strict=True)))
+        return len(new)
 
     def rater(self, rater_id: str) -> Rater | None:
         if rater_id not in self._raters:
@@ -600,22 +641,23 @@ class Store:
     def _newest_queue(self) -> RoundQueue | None:
         """The queue of the newest round that has tasks. The caller holds the queue's lock."""
         if self._queue is None:
-            newest = self._rows("SELECT max(round) FROM tasks")[0][0]
+            newest = self._rows(f"SELECT max(round) FROM tasks WHERE {_IS_ASKED}", [FROM_FOLDER])[0][0]
             self._queue = None if newest is None else self._load_queue(newest)
         return self._queue
 
     def _load_queue(self, round: int) -> RoundQueue:
-        tasks = self.tasks(round)
+        query = f"SELECT {rows.TASK} FROM tasks WHERE {_IS_ASKED} AND round = ? ORDER BY position"
+        tasks = [rows.task(row) for row in self._rows(query, [FROM_FOLDER, round])]
         self._tasks.update((task.task_id, task) for task in tasks)
         lost = {image.image_id for image in self.withdrawn_images()}
         withdrawn = {task.task_id for task in tasks if lost.intersection(task.image_ids)}
         queue = RoundQueue(round=round, tasks=tasks, withdrawn=withdrawn)
-        query = """
+        query = f"""
             SELECT task_id, rater_id, is_skip, server_time, standing.image_ids
             FROM standing_ratings AS standing JOIN tasks USING (task_id)
-            WHERE tasks.round = ? ORDER BY standing.position
+            WHERE {_IS_ASKED} AND tasks.round = ? ORDER BY standing.position
         """
-        for task_id, rater_id, is_skip, server_time, displayed in self._rows(query, [round]):
+        for task_id, rater_id, is_skip, server_time, displayed in self._rows(query, [FROM_FOLDER, round]):
             answer = Answer(is_skip=is_skip, at=server_time.replace(tzinfo=UTC), displayed=tuple(displayed))
             queue.note(task_id, rater_id, answer)
         return queue
@@ -623,7 +665,7 @@ class Store:
     def _forget_queue(self) -> None:
         """It is loaded again when somebody asks: what is to be rated has changed."""
         with self._queue_lock:
-            self._queue = None
+            self._queue = self._newest_round = None
 
     def _note(self, rating: Rating) -> None:
         """Tell the queue of a rating that was recorded. What was undone is what this rater wants to see next."""
@@ -655,24 +697,48 @@ class Store:
         canonical_json({**asdict(rating), "server_time": validation.iso(rating.server_time)})
         return self._arrivals.do(rating)
 
+    def add_ratings(self, ratings: Iterable[Rating]) -> list[bool | Exception]:
+        """Keep many ratings, each as `add_rating` does, by one commit for some hundreds of them.
+
+        Returns:
+            For each what `add_rating` returns, or the error that it raises.
+        """
+        outcomes: list[bool | Exception] = []
+        rest = iter(ratings)
+        while some := list(islice(rest, _RATINGS_PER_COMMIT)):
+            with self._writing():
+                before = self._tasks.keys() & {rating.task_id for rating in some}
+                self._read_tasks({rating.task_id for rating in some} - before)
+                outcomes += self._keep(some)
+                for task_id in {rating.task_id for rating in some} - before:  # not all tasks of a million ratings
+                    self._tasks.pop(task_id, None)
+        return outcomes
+
+    def rating_ids(self, ids: Iterable[str]) -> set[str]:
+        """Which of these ids are of ratings that are here."""
+        query = "SELECT rating_id FROM ratings WHERE rating_id IN (SELECT unnest($1::VARCHAR[]))"
+        return {row[0] for row in self._rows(query, [list(ids)])}
+
+    def _read_tasks(self, task_ids: set[str]) -> None:
+        query = f"SELECT {rows.TASK} FROM tasks WHERE task_id IN (SELECT unnest($1::VARCHAR[]))"
+        self._tasks.update((row[0], rows.task(row)) for row in self._rows(query, [list(task_ids)]))
+
     def _keep(self, arrived: Sequence[Rating]) -> list[bool | Exception]:
         """Keep some ratings by one commit. What each changes is judged after those before it."""
         with self._writing():
-            rows_of = self._rows_beside(arrived)
+            beside = _Beside(self._rows_beside(arrived))
             outcomes: list[bool | Exception] = []
             kept: list[Rating] = []
             for rating in arrived:
                 try:
-                    is_news = self._is_to_be_kept(rating, rows_of)
+                    is_news = self._is_to_be_kept(rating, beside)
                 except ConfigError as error:
                     outcomes.append(error)
                     continue
                 outcomes.append(is_news)
                 if is_news:
                     kept.append(rating)
-                    rows_of.append(
-                        (rating.rating_id, rating.task_id, rating.rater_id, rating.voids, not rating.payload)
-                    )
+                    beside.add(rating.rating_id, rating.task_id, rating.rater_id, rating.voids, not rating.payload)
             if kept:
                 self._record("rating_added", *map(self._as_fact, kept))
                 for rating in kept:
@@ -700,18 +766,15 @@ class Store:
             ],
         )
 
-    def _is_to_be_kept(self, rating: Rating, rows_of: Iterable[tuple[Any, ...]]) -> bool:
+    def _is_to_be_kept(self, rating: Rating, beside: "_Beside") -> bool:
         """Whether it changes anything, given what is there.
 
         Raises:
             ConfigError: it does not fit its task, its kind, or what it voids.
         """
-        related = []
-        for rating_id, task_id, rater_id, voids, is_undo in rows_of:
-            if rating_id == rating.rating_id:
-                return False
-            if (task_id, rater_id) == (rating.task_id, rating.rater_id):
-                related.append((rating_id, voids, is_undo))
+        if rating.rating_id in beside.ids:
+            return False
+        related = beside.related[rating.task_id, rating.rater_id]
         task = self.task(rating.task_id)
         if task is None:
             raise ConfigError(f"There is no task {rating.task_id!r}.", hint="Ask for tasks again and rate those.")
@@ -874,7 +937,8 @@ class Store:
 
     def _check_known(self, what: str, table: str, column: str, ids: set[str]) -> None:
         """In place of foreign keys, which stand in the way of harmless updates."""
-        known = {row[0] for row in self._rows(f"SELECT {column} FROM {table}")}
+        query = f"SELECT {column} FROM {table} WHERE {column} IN (SELECT unnest($1::VARCHAR[]))"
+        known = {row[0] for row in self._rows(query, [list(ids)])}
         if missing := sorted(ids - known):
             raise StoreError(
                 f"There is no {what} {missing[0]!r} in the store ({len(missing)} unknown in all).",
@@ -882,6 +946,8 @@ class Store:
             )
 
 
+_IS_ASKED = "(tasks.round > 0 OR tasks.policy = ?)"
+"""Of a task: people here are asked. Imported ones, in round 0, were asked elsewhere; pictures of a folder are not."""
 _CAN_BE_SHOWN = """
     NOT EXISTS (
         FROM withdrawn_images AS lost
@@ -890,6 +956,20 @@ _CAN_BE_SHOWN = """
 """
 """Of an answer: all its pictures are there, so that it can be learned from."""
 _COMPARISON_ORDER = "ORDER BY round, task_id, rater_id, image_a, image_b"
+
+
+class _Beside:
+    """What is there of some ratings: their ids, and what their raters said of their tasks: id, voids, is it an undo."""
+
+    def __init__(self, found: Iterable[tuple[Any, ...]]) -> None:
+        self.ids: set[str] = set()
+        self.related: dict[tuple[str, str], list[tuple[str, str | None, bool]]] = defaultdict(list)
+        for row in found:
+            self.add(*row)
+
+    def add(self, rating_id: str, task_id: str, rater_id: str, voids: str | None, is_undo: bool) -> None:
+        self.ids.add(rating_id)
+        self.related[task_id, rater_id].append((rating_id, voids, is_undo))
 
 
 def _is_news(rating: Rating, answers: set[str], *, standing: set[str]) -> bool:
