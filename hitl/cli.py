@@ -161,6 +161,44 @@ def show(
     _run("show", words=words, names=names, workspace=workspace, as_json=as_json)
 
 
+@app.command("import")
+def import_(
+    path: Annotated[Path, typer.Argument(help="A file, a folder, or a zip or tar file of one.")],
+    format: Annotated[
+        str,
+        typer.Option("--format", help="pickapic, hpdv2, folder ... Default: by what is in it; the error lists them."),
+    ] = "",
+    split: Annotated[str, typer.Option("--split", help="Only the files of this split: train, test ...")] = "",
+    source: Annotated[
+        str,
+        typer.Option("--source", help="What it is called here: its raters go by `NAME 17`. Default: the format."),
+    ] = "",
+    tasks: Annotated[
+        int, typer.Option("--tasks", help="Of pictures without ratings (folder): make so many tasks to be rated here.")
+    ] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be taken, and write nothing.")] = False,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Take in ratings and images of other programs, or an export. What cannot be taken is listed, the rest is in."""
+    chosen = {"format": format, "split": split, "source": source, "tasks": tasks, "dry_run": dry_run}
+    _run("import_", path=path, **chosen, workspace=workspace, as_json=as_json)
+
+
+@app.command()
+def prompts(
+    path: Annotated[Path, typer.Argument(help="A file of prompts, or a folder of captions.")],
+    column: Annotated[str, typer.Option("--column", help="Of a table: the column of the prompts.")] = "",
+    task_column: Annotated[str, typer.Option("--task-column", help="Of a table: the column of the task tags.")] = "",
+    split_column: Annotated[str, typer.Option("--split-column", help="Of a table: the column of the splits.")] = "",
+    limit: Annotated[int, typer.Option("--limit", help="At most so many of each split. Default: all.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what would be read of a file of prompts: how many, of which tasks and splits, and what cannot be read."""
+    chosen = {"column": column, "task_column": task_column, "split_column": split_column, "limit": limit}
+    _run("prompts", path=path, **chosen, as_json=as_json)
+
+
 @app.command()
 def doctor(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
     """Check versions, devices, disk, the store's lock and what the model needs."""
