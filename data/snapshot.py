@@ -4,15 +4,14 @@ No clock time and no random id is in it and the rows are in a fixed order, so th
 """
 
 import hashlib
-import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.records import Snapshot
-from data.workspace import write_atomically
+from data.workspace import replacing
 
 SCHEMA = pa.schema(
     [
@@ -42,14 +41,30 @@ where `levels` is set, grades from 1 to `levels`. The store writes pairs, which 
 """
 
 
-def write(path: Path, rows: Sequence[tuple[object, ...]]) -> Snapshot:
-    """Write rows (columns in the order of `SCHEMA`, missing ones at the end null) and return what was written."""
-    columns = list(zip(*((*row, *[None] * (len(SCHEMA) - len(row))) for row in rows), strict=True)) or [()] * len(
-        SCHEMA
-    )
-    arrays = [pa.array(column, type=field.type) for column, field in zip(columns, SCHEMA, strict=True)]
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_arrays(arrays, schema=SCHEMA), buffer, compression="zstd")
-    content = buffer.getvalue()
-    write_atomically(path, content)
-    return Snapshot(sha256=hashlib.sha256(content).hexdigest(), path=path, comparisons=len(rows))
+_ROWS = 100_000
+"""In a row group, which is what is held in memory."""
+
+
+def write(path: Path, batches: Iterable[pa.RecordBatch]) -> Snapshot:
+    """Write rows, their columns in the order of `SCHEMA`, and return what was written."""
+    count = 0
+    with replacing(path) as file:
+        with pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
+            for table in _of_equal_size(batches):
+                writer.write_table(table)
+                count += len(table)
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Snapshot(sha256=digest, path=path, comparisons=count)
+
+
+def _of_equal_size(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """However the rows come, the file is the same."""
+    held = SCHEMA.empty_table()
+    for batch in batches:
+        columns = [column.cast(field.type) for column, field in zip(batch.columns, SCHEMA, strict=True)]
+        held = pa.concat_tables([held, pa.Table.from_arrays(columns, schema=SCHEMA)])
+        while len(held) >= _ROWS:
+            yield held.slice(0, _ROWS).combine_chunks()
+            held = held.slice(_ROWS)
+    yield held.combine_chunks()

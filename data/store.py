@@ -876,8 +876,9 @@ class Store:
 
     def write_snapshot(self, path: Path, up_to_round: int) -> Snapshot:
         """The answers of all rounds up to this one as Parquet; the same ratings give the same bytes."""
-        query = f"SELECT {rows.SNAPSHOT} FROM answers WHERE round <= ? AND {_CAN_BE_SHOWN} {_COMPARISON_ORDER}"
-        return snapshot.write(path, self._rows(query, [up_to_round]))
+        which = f"round <= {up_to_round:d} AND {_CAN_BE_SHOWN}"
+        query = f"SELECT {rows.SNAPSHOT} FROM answers WHERE {which} {_COMPARISON_ORDER}"
+        return snapshot.write(path, self._database.batches(query))
 
     def streams(self, selection: Selection) -> Streams:
         """What may be too much to be held at once."""

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from hitl.core.errors import ConfigError, DiskFull, WorkspaceError
 
@@ -67,12 +67,23 @@ def write_atomically(path: Path, content: bytes | memoryview, *, mode: int = 0o6
     Raises:
         WorkspaceError: the disk is full, or the folder cannot be written.
     """
+    with replacing(path, mode=mode) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
+    """The same for a file that is written piece by piece: it takes its name when all of it is on the disk.
+
+    Raises:
+        WorkspaceError: the disk is full, or the folder cannot be written.
+    """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
+            with os.fdopen(descriptor, "w+b") as file:
+                yield file
                 file.flush()
                 os.fchmod(file.fileno(), mode)
                 os.fsync(file.fileno())

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from scipy.stats import ttest_1samp
 
 from data.bootstrap import Interval, cluster_interval
-from data.snapshot import SCHEMA, write
+from data.snapshot import SCHEMA
 from hitl.core.errors import ConfigError, ModelLoadError, NotEnoughRatings, RewardAtChance, StoreError, WorkspaceError
 from reward_models.answers import answers_from_rows, compared, groups, read_snapshot, require_preferences, things_of
 from reward_models.config import RewardFitConfig
@@ -372,7 +372,7 @@ def test_all_that_people_are_asked_goes_into_one_fit(clip, tmp_path):
     """Pairs, some both bad, rankings, grades and labels, through a snapshot as the store writes it."""
     rows = [row | {"both_bad": row["outcome"] == "tie" and n % 2 == 0} for n, row in enumerate(make_rows(per_prompt=8))]
     rows += other_rows(np.random.default_rng(0), 3)
-    write(tmp_path / "snapshot.parquet", [tuple(row.get(name) for name in SCHEMA.names) for row in rows])
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), tmp_path / "snapshot.parquet")
     again = read_snapshot(tmp_path / "snapshot.parquet")
     report = fit_reward(again, picture, config_for(clip), tmp_path / "cache", tmp_path / "reward")
     bad = sum(bool(row.get("both_bad")) for row in rows)
