@@ -25,6 +25,7 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from benchmarks.machine import describe
+from data.bootstrap import interval
 from reward_models.answers import Answer, compared, groups, things_of
 from reward_models.backbone import joint_features
 from reward_models.choice_model import ChoiceModel
@@ -33,7 +34,7 @@ from reward_models.config import RewardFitConfig
 from reward_models.folds import Folds
 from reward_models.heads.imagereward import fit_imagereward
 from reward_models.heads.mlp import fit_mlp
-from reward_models.intervals import cross_validated, interval
+from reward_models.intervals import cross_validated
 from reward_models.judgement import is_right
 from reward_models.readings import compare_readings
 from reward_models.reliability import fit_reliability

@@ -8,9 +8,10 @@ from itertools import combinations
 from typing import Any
 
 from data import RATING_KINDS
-from data.agreement import Agreement, Level, krippendorff_alpha
+from data.agreement import Agreement, Kappa, Level, fleiss_kappa, krippendorff_alpha
 from data.records import OVERALL, ImageValues, Outcome, Rating, Task, standing_ratings
 from data.store import Store
+from data.votes import Vote, Votes, as_votes, implied
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,30 +74,37 @@ def _answered(rating: Rating, task: Task) -> Answered:
     )
 
 
-def snapshot_rows(said: Iterable[Answered]) -> list[dict[str, Any]]:
-    """What can be learned from the answers, in the columns of a snapshot. A prompt is called by its id."""
-    rows = []
+def votes_of(said: Iterable[Answered]) -> Votes:
+    """What the answers say of two images at a time. Checks and skips are left out.
+
+    A ranking and the best of several stand for their pairs. Grades on the overall axis stand for the pairs of images
+    that one rater graded for one prompt on one scale, by the last grade of each.
+    """
+    found: list[Vote] = []
+    graded: dict[tuple[str, str, int], dict[str, int | None]] = defaultdict(dict)
+    both_bad = 0
     for each in said:
         if each.task.purpose != "learn":
             continue
-        about = {"round": each.task.round, "prompt": each.task.prompt_id, "rater_id": each.rating.rater_id}
-        rows += [
-            about
-            | {
-                "image_a": found.image_a,
-                "image_b": found.image_b,
-                "outcome": found.outcome,
-                "both_bad": found.both_bad,
-                "left": found.left,
-            }
-            for found in each.outcomes
-        ]
-        rows += [
-            about | {"images": found.image_ids, "values": found.values, "levels": found.levels}
-            for found in each.values
-            if found.axis == OVERALL
-        ]
-    return rows
+        prompt_id, rater_id = each.task.prompt_id, each.rating.rater_id
+        for pair in each.outcomes:
+            both_bad += pair.both_bad
+            outcome = {"a": 1, "b": -1, "tie": 0}[pair.outcome]
+            left, right = pair.image_a, pair.image_b
+            if pair.left == "b":
+                left, right, outcome = right, left, -outcome
+            found.append(Vote(prompt_id, left, right, outcome, rater_id, is_side_by_side=True))
+        for told in each.values:
+            if told.axis != OVERALL:
+                continue
+            places = dict(zip(told.image_ids, told.values, strict=True))
+            if told.levels is None:
+                found += implied(prompt_id, rater_id, places)
+            else:  # a high grade is a low place
+                graded[rater_id, prompt_id, told.levels] |= {name: -(value or 0) for name, value in places.items()}
+    for (rater_id, prompt_id, _), places in graded.items():
+        found += implied(prompt_id, rater_id, places)
+    return as_votes(found, both_bad=both_bad)
 
 
 def agreements(said: Iterable[Answered]) -> dict[str, Agreement]:
@@ -105,7 +113,28 @@ def agreements(said: Iterable[Answered]) -> dict[str, Agreement]:
     Whom two raters prefer and which is best are names; places and grades are in an order. Checks are left out: gold is
     meant to be easy.
     """
-    judged: dict[tuple[str, Level], dict[tuple[str, str], list[Any]]] = defaultdict(lambda: defaultdict(list))
+    return {
+        name: krippendorff_alpha(units.values(), level, clusters=[task_id for task_id, _ in units])
+        for (name, level), units in _units(said).items()
+    }
+
+
+def kappas(said: Iterable[Answered]) -> dict[str, Kappa]:
+    """Fleiss' kappa of what are names: which of two is better, which of several is best, good or bad."""
+    return {
+        name: fleiss_kappa(units.values(), clusters=[task_id for task_id, _ in units])
+        for (name, level), units in _units(said).items()
+        if level == "nominal"
+    }
+
+
+_Units = dict[tuple[str, str], list[Any]]
+"""By task and image: the values that raters gave."""
+
+
+def _units(said: Iterable[Answered]) -> dict[tuple[str, Level], _Units]:
+    """By what was asked, and its level; checks left out."""
+    judged: dict[tuple[str, Level], _Units] = defaultdict(lambda: defaultdict(list))
     for each in said:
         if each.task.purpose != "learn":
             continue
@@ -115,10 +144,7 @@ def agreements(said: Iterable[Answered]) -> dict[str, Agreement]:
         for found in each.values:
             for name, level, image_id, value in _judged(found):
                 judged[name, level][each.task.task_id, image_id].append(value)
-    return {
-        name: krippendorff_alpha(units.values(), level, clusters=[task_id for task_id, _ in units])
-        for (name, level), units in sorted(judged.items())
-    }
+    return dict(sorted(judged.items()))
 
 
 def _judged(found: ImageValues) -> Iterable[tuple[str, Level, str, Any]]:

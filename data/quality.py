@@ -10,9 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+import numpy as np
 from scipy.special import betainc
 
+from data.aggregation import Aggregate
 from data.answered import Answered
+from data.bootstrap import Interval, interval
 from data.records import Rater
 from data.store import Store
 
@@ -42,13 +45,28 @@ class Share:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slopes:
-    """What a fit found of a rater: P(left) = sigmoid(reliability * difference of scores + side bias)."""
+    """What a fit found of a rater: P(left) = sigmoid(beta * difference of scores + side bias)."""
 
     reliability: float
+    """beta over that of the median rater: 1 as the others, 0 a coin, below 0 the other way round. nan, as its standard
+    error, where it cannot be told."""
     reliability_se: float
     side_bias: float
     """In log-odds; nan where nothing was shown side by side."""
     side_bias_se: float
+
+
+def slopes_of(fitted: Aggregate) -> dict[str, Slopes]:
+    """What a fit says of each rater."""
+    return {
+        rater_id: Slopes(
+            reliability=each.reliability,
+            reliability_se=each.reliability_se,
+            side_bias=each.bias,
+            side_bias_se=each.bias_se,
+        )
+        for rater_id, each in fitted.raters.items()
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +170,18 @@ def _is_surely_below(found: Share | None, bound: float) -> bool:
 def consistency(store: Store, round: int | None = None) -> dict[str, Share]:
     """By rater: the share of their repeats, in another order, in which they said the same as before."""
     return by_rater((each.rater_id, each.agreement) for each in store.repeats(round) if each.is_swapped)
+
+
+def repeat_consistency(store: Store, round: int | None = None, *, seed: int = 0) -> Interval:
+    """The share of all repeats, in another order, in which a rater said the same as before; over raters. n is 0 where
+    nobody was asked twice.
+    """
+    found = [each for each in store.repeats(round) if each.is_swapped]
+    return interval(
+        np.array([each.agreement for each in found], dtype=float),
+        np.array([each.rater_id for each in found], dtype=str),
+        seed=seed,
+    )
 
 
 def gold_accuracy(store: Store, round: int | None = None) -> dict[str, Share]:

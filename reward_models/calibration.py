@@ -11,8 +11,7 @@ from jaxtyping import Float, Int
 from scipy.optimize import root_scalar
 from scipy.special import expit
 
-from data.bootstrap import Interval
-from reward_models.intervals import interval
+from data.bootstrap import Interval, interval
 
 PER_BIN, MOST_BINS = 20, 10
 """Fewest pairs that a bin of the reliability plot is made for, and most bins."""

@@ -10,12 +10,11 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.linalg import cho_factor, cho_solve, eigh
-from scipy.sparse import csr_array, diags_array, eye_array
+from scipy.sparse import csr_array, diags_array
 
 from reward_models.choices import ANCHOR_PENALTY, Choices
 
@@ -91,17 +90,6 @@ class ChoiceModel:
         self._bound = np.append(np.einsum("ij,ij->j", lead, self._curvature @ lead), values.clip(0))
         self._extra_bound = _extra_curvature(choices)
         self._compiled = _Compiled(choices, dtype)
-
-    @classmethod
-    def of_things(cls, choices: Choices) -> "ChoiceModel":
-        """No features: each thing has a score of its own, with a prior standard deviation of 1 at a penalty of 1.
-
-        For `fit` alone; it stays sparse, for as many things as there are.
-        """
-        model = cls(np.zeros((len(choices.things), 0)), choices, anchors=0)
-        model._x = csr_array(eye_array(len(choices.things)))
-        model._bound = model._curvature.diagonal()
-        return model
 
     def _rescale(self, x: np.ndarray, bent: np.ndarray, blocks: int) -> None:
         """Free the features of the anchors' part and scale them, in place; `bent` is the curvature times `x`."""
@@ -358,9 +346,9 @@ class _Compiled:
 
 
 def _value_and_gradient(
-    compiled: _Compiled, slope: np.ndarray, x: Any, theta: np.ndarray, weights: np.ndarray
+    compiled: _Compiled, slope: np.ndarray, x: np.ndarray, theta: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    width = x.shape[1]  # dense, or sparse where each thing has a score of its own
+    width = x.shape[1]
     scores = x @ theta[:width].astype(x.dtype)
     value, by_scores, by_extras = compiled.value_and_pull(slope, scores, theta[width:], weights)
     return value, np.vstack([x.T @ by_scores.astype(x.dtype), by_extras])

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from data.bootstrap import Interval
+from data.bootstrap import Interval, interval
+from data.ceiling import leave_one_out
 from reward_models.calibration import Bin, calibration, inverse_temperature, win_probability
-from reward_models.intervals import interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,25 +193,13 @@ def ceiling(pairs: Pairs, difference: Float[np.ndarray, "pairs"], *, seed: int =
     So both predict the same answers; of two raters the first is plainly how often they agree. A model can be above
     people: it has seen more of what people say than the others on one pair.
     """
-    low, high = np.minimum(pairs.first, pairs.second), np.maximum(pairs.first, pairs.second)
-    flip = np.where(pairs.first == low, 1, -1)
-    key = low * (high.max(initial=0) + 1) + high
-    _, row, pair = np.unique(key, return_index=True, return_inverse=True)
-    _, rater = np.unique(pairs.rater, return_inverse=True)
-    votes = np.zeros((len(row), int(rater.max(initial=-1)) + 1))
-    np.add.at(votes, (pair, rater), pairs.outcome * flip)
-    votes = np.sign(votes)
-    shared = (votes != 0).sum(1) >= 2
-    where, who = np.nonzero(votes * shared[:, None])
-    if not len(where):
+    left = leave_one_out(pairs.first, pairs.second, pairs.outcome, pairs.rater)
+    if not len(left.row):
         return None
-    vote = votes[where, who].astype(int)
-    others = votes[where].sum(1) - vote
-    by_model = (difference * flip)[row[where]]
-    clusters = pairs.cluster[row[where]]
+    clusters = pairs.cluster[left.row]
     return Ceiling(
-        human=interval(is_right(others, vote), clusters, seed=seed),
-        model=interval(is_right(by_model, vote), clusters, seed=seed),
+        human=interval(is_right(left.others.astype(float), left.vote), clusters, seed=seed),
+        model=interval(is_right(difference[left.row], left.vote), clusters, seed=seed),
     )
 
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from reward_models.answers import Answer, things_of
+from reward_models.answers import Answer
 from reward_models.choice_model import ChoiceModel, fit_columns
-from reward_models.choices import RATER_PENALTY, Choices, as_choices
+from reward_models.choices import RATER_PENALTY, Choices
 
 PRIOR_SD = 0.7
 """Of a rater's slope about 1, before they have answered: it takes some answers to be thought ill of."""
@@ -90,14 +90,6 @@ def fit_reliability(
         form_slopes={str(name): float(each) for name, each in zip(forms, unit / _of_pairs(unit, forms), strict=True)},
         slope=beta[rater] * (unit / _of_pairs(unit, forms))[form],
     )
-
-
-def reliability_of(answers: Sequence[Answer]) -> Reliability:
-    """Raters' slopes by their answers alone: each image has a score of its own, and only what several raters judged
-    tells anything. It needs no features, so it can be had while people rate.
-    """
-    choices = as_choices(answers, things_of(answers))
-    return fit_reliability(ChoiceModel.of_things(choices), answers, 1.0, np.ones(len(choices)))
 
 
 def _form(answer: Answer) -> str:

@@ -5,9 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from data.bootstrap import Interval
+from data.bootstrap import FEW_CLUSTERS, LEAST_CLUSTERS, Interval
 from hitl.core.errors import RewardAtChance
-from reward_models.intervals import FEW_CLUSTERS, LEAST_CLUSTERS
 from reward_models.judgement import Ceiling, Judgement
 from reward_models.reliability import RaterFit
 from reward_models.selection import Candidate

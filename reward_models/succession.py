@@ -7,9 +7,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import rankdata
 
-from data.bootstrap import Interval
+from data.bootstrap import Interval, interval
 from reward_models.answers import Answer, Compared, Thing
-from reward_models.intervals import interval
 from reward_models.judgement import Pairs, gain, is_right
 
 

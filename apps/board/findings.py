@@ -9,14 +9,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from data.aggregation import aggregate
 from data.agreement import Agreement
-from data.answered import Answered, agreements, answered, snapshot_rows
-from data.quality import RaterQuality, Slopes, raters_quality
-from data.records import Image
+from data.answered import Answered, agreements, answered, votes_of
+from data.quality import RaterQuality, raters_quality, slopes_of
 from data.store import Store
-from hitl.core.errors import NotEnoughRatings
-from reward_models.answers import answers_from_rows
-from reward_models.reliability import reliability_of
+from data.win_rates import model_name
 
 logger = logging.getLogger(__name__)
 
@@ -61,29 +59,9 @@ def find(store: Store, round: int | None) -> Findings:
         position=position,
         given=tuple(each.rating.server_time for each in said if not each.is_skip),
         agreements=agreements(said),
-        raters=raters_quality(store, said, _slopes(said), round),
+        raters=raters_quality(store, said, slopes_of(aggregate(votes_of(said))), round),
         coverage=_coverage(store, said, round),
     )
-
-
-def _slopes(said: Sequence[Answered]) -> dict[str, Slopes]:
-    answers = answers_from_rows(snapshot_rows(said))
-    if not answers:
-        return {}
-    try:
-        fitted = reliability_of(answers).raters
-    except NotEnoughRatings as error:
-        logger.info("Raters' reliability is not known: %s", error.message)
-        return {}
-    return {
-        rater_id: Slopes(
-            reliability=found.reliability,
-            reliability_se=found.reliability_se,
-            side_bias=found.side_bias,
-            side_bias_se=found.side_bias_se,
-        )
-        for rater_id, found in fitted.items()
-    }
 
 
 def _coverage(store: Store, said: Sequence[Answered], round: int | None) -> Coverage:
@@ -91,13 +69,18 @@ def _coverage(store: Store, said: Sequence[Answered], round: int | None) -> Cove
     model_of: dict[tuple[str, int], str] = {}
     drawn: set[tuple[str, str]] = set()
     for image in store.images(round):
-        name = _model_name(image)
+        name = model_name(image)
         model_of[image.image_id, image.round] = name
         drawn.add((name, image.prompt_id))
     counted: dict[tuple[str, str], int] = defaultdict(int)
     for each in said:
         if each.is_skip or each.task.purpose != "learn":
             continue
+        for place in {(image_id, each.task.round) for image_id in each.task.image_ids} - model_of.keys():
+            image = store.image(place[0])  # drawn in another round than the one it was asked about in
+            assert image is not None, "A task's images are in the store."
+            model_of[place] = model_name(image)
+            drawn.add((model_of[place], image.prompt_id))
         for name in {model_of[image_id, each.task.round] for image_id in each.task.image_ids}:
             counted[name, each.task.prompt_id] += 1
     models = list(dict.fromkeys(model_of.values()))  # in order of the rounds
@@ -110,14 +93,6 @@ def _coverage(store: Store, said: Sequence[Answered], round: int | None) -> Cove
             for name in models
         ),
     )
-
-
-def _model_name(image: Image) -> str:
-    """By what the draw noted: the pretrained model, or the policy that a round left behind."""
-    trained = image.provenance.get("policy_round")
-    if trained is None:
-        return f"drawn in round {image.round}"
-    return f"policy of round {trained}" if trained else "reference"
 
 
 @dataclass(slots=True)

@@ -289,7 +289,7 @@ def _rater(quality: RaterQuality, *, is_chosen: bool) -> str:
 
 def _reliability(quality: RaterQuality) -> str:
     found = quality.slopes
-    if found is None:
+    if found is None or not math.isfinite(found.reliability):
         return "<span>not known</span>"
     said = f"{found.reliability:.2f} ± {2 * found.reliability_se:.2f}"
     label = f"Reliability {said}"

@@ -1,11 +1,15 @@
-"""Krippendorff's alpha: against the examples that its author published, arithmetic by hand, and plain resampling."""
+"""Alpha and kappa: against published examples, evalica, statsmodels, arithmetic by hand, and plain resampling."""
 
 import math
 
+import evalica
 import numpy as np
+import pandas as pd
 import pytest
+from statsmodels.stats.inter_rater import aggregate_raters
+from statsmodels.stats.inter_rater import fleiss_kappa as statsmodels_kappa
 
-from data.agreement import Level, krippendorff_alpha
+from data.agreement import Level, fleiss_kappa, krippendorff_alpha
 
 # K. Krippendorff, Computing Krippendorff's Alpha-Reliability (2011): examples A, B and C; None where nobody answered.
 BINARY = ["0100000010", "1110010000"]
@@ -36,6 +40,13 @@ def test_published_examples(raters, level: Level, published: float):
     found = krippendorff_alpha(by_unit(raters), level)
     assert found.alpha == pytest.approx(published, abs=0.0006)
     assert found.low < found.alpha < found.high
+
+
+@pytest.mark.parametrize(("level", "known"), [("nominal", 0.7434), ("ordinal", 0.8154), ("interval", 0.8491)])
+def test_alpha_is_evalicas(level: Level, known: float):
+    theirs = evalica.alpha(pd.DataFrame(WITH_GAPS, dtype=float), distance=level).alpha
+    assert krippendorff_alpha(by_unit(WITH_GAPS), level).alpha == pytest.approx(theirs, abs=1e-9)
+    assert theirs == pytest.approx(known, abs=5e-5)
 
 
 def test_by_hand():
@@ -105,3 +116,71 @@ def test_one_screen_gives_no_interval():
     found = krippendorff_alpha([[1, 2], [2, 2]], "interval", clusters=["a screen"] * 2)
     assert math.isfinite(found.alpha)
     assert math.isnan(found.low)
+
+
+# -- Fleiss' kappa ----------------------------------------------------------------------------------------------------
+
+# Ten things, fourteen raters, five names: how often each name was given. Kappa is 0.210 in most textbooks.
+TEXTBOOK = [
+    [0, 0, 0, 0, 14],
+    [0, 2, 6, 4, 2],
+    [0, 0, 3, 5, 6],
+    [0, 3, 9, 2, 0],
+    [2, 2, 8, 1, 1],
+    [7, 7, 0, 0, 0],
+    [3, 2, 6, 3, 0],
+    [2, 5, 3, 2, 2],
+    [6, 5, 2, 1, 0],
+    [0, 2, 2, 3, 7],
+]
+
+
+def test_kappa_of_the_textbook():
+    units = [np.repeat(np.arange(5), row).tolist() for row in TEXTBOOK]
+    found = fleiss_kappa(units)
+    assert found.kappa == pytest.approx(0.210, abs=5e-4)
+    assert found.kappa == pytest.approx(statsmodels_kappa(np.array(TEXTBOOK)), abs=1e-12)
+    assert (found.raters, found.units, found.left_out, found.reason) == (14, 10, 0, "")
+    assert found.low < found.kappa < found.high
+
+
+def test_kappa_is_statsmodels_on_what_has_as_many_raters_and_says_what_has_not():
+    rng = np.random.default_rng(0)
+    even = rng.choice(["a", "b", "tie"], p=[0.6, 0.3, 0.1], size=(60, 3))
+    found = fleiss_kappa([*even.tolist(), ["a", "b"], ["a", "a"], ["b"]])
+    assert found.kappa == pytest.approx(statsmodels_kappa(aggregate_raters(even)[0]), abs=1e-12)
+    assert (found.raters, found.units, found.left_out) == (3, 60, 2)
+
+
+def test_the_interval_of_kappa_is_that_of_resampling_whole_clusters():
+    rng = np.random.default_rng(1)
+    units, screens = [], []
+    for screen in range(60):
+        is_careful = rng.random() < 0.5
+        for _ in range(3):
+            first = int(rng.integers(2))
+            units.append([first, first if is_careful else int(rng.integers(2))])
+            screens.append(screen)
+    drawn = []
+    for _ in range(400):
+        taken = rng.integers(60, size=60)
+        drawn.append(fleiss_kappa([units[3 * s + i] for s in taken for i in range(3)], samples=1).kappa)
+    found = fleiss_kappa(units, clusters=screens)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.05)
+    alone = fleiss_kappa(units)
+    assert alone.high - alone.low < 0.85 * (found.high - found.low)
+
+
+@pytest.mark.parametrize(
+    ("units", "said"),
+    [
+        ([], "Nothing has answers of two raters yet."),
+        ([["a"], ["b"]], "Nothing has answers of two raters yet."),
+        ([["a", "a"], ["a", "a"]], "All answers are the same, so there is no telling agreement from chance."),
+    ],
+)
+def test_where_kappa_is_not_defined_it_says_so(units: list[list[str]], said: str):
+    found = fleiss_kappa(units)
+    assert math.isnan(found.kappa)
+    assert math.isnan(found.low)
+    assert found.reason == said

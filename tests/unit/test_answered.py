@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 
 from data import RATING_KINDS
-from data.answered import Answered, agreements, snapshot_rows
+from data.answered import Answered, agreements, kappas, votes_of
 from data.records import Task
-from reward_models.answers import answers_from_rows
 from tests.facts import a_rating, a_task, image_id
 
 FOUR = tuple(image_id(name) for name in "abcd")
@@ -82,7 +81,8 @@ def test_a_tie_and_both_bad_are_not_the_same_and_checks_do_not_count():
         said("pairwise", rater, {"choice": "left"}, shown="ab", task_id="g", purpose="gold") for rater in ("ann", "bob")
     ]
     assert agreements([*answers, *gold]) == agreements(answers)
-    assert len(snapshot_rows([*answers, *gold])) == 6
+    assert kappas([*answers, *gold]) == kappas(answers)
+    assert len(votes_of([*answers, *gold])) == 6
 
 
 def test_agreement_has_a_name_and_a_level_for_what_was_asked():
@@ -105,17 +105,69 @@ def test_agreement_has_a_name_and_a_level_for_what_was_asked():
     assert found["Best"].reason
 
 
-def test_rows_are_what_a_fit_reads():
+def told(answers: list[Answered]) -> list[tuple[str, str, int, float, bool]]:
+    """Votes as letters: first, second, outcome, weight, whether side by side."""
+    letter = {image_id(name): name for name in "abcd"}
+    votes = votes_of(answers)
+    names = [letter[each] for _, each in votes.items]
+    return [
+        (names[first], names[second], int(outcome), float(weight), bool(side))
+        for first, second, outcome, weight, side in zip(
+            votes.first, votes.second, votes.outcome, votes.weight, votes.is_side_by_side, strict=True
+        )
+    ]
+
+
+def test_votes_are_of_left_and_right():
     answers = [
         said("pairwise", "ann", {"choice": "right"}, shown="ba"),
-        said("best", "ann", {"ranks": [None, None, 1, None]}, shown="dcba"),
-        said("grades", "ann", {"grades": {"overall": [4, 2], "hands": [1, 1]}}, shown="ba"),
-        said("pairwise", "ann", {"choice": "skip"}, shown="ab"),
+        said("pairwise", "bob", {"choice": "left"}, shown="ba"),
+        said("pairwise", "cy", {"choice": "both_bad"}, shown="ab"),
+        said("pairwise", "dee", {"choice": "skip"}, shown="ab"),
     ]
-    pair, best, grades = answers_from_rows(snapshot_rows(answers))
-    assert (pair.images, pair.values, pair.left) == (FOUR[:2], (1, 2), FOUR[1])
-    assert (best.images, best.values) == (FOUR, (None, 1, None, None))
-    assert (grades.values, grades.levels) == ((2, 4), 5)
+    assert told(answers) == [("b", "a", -1, 1, True), ("b", "a", 1, 1, True), ("a", "b", 0, 1, True)]
+    assert (votes_of(answers).both_bad, votes_of(answers).raters) == (1, ["ann", "bob", "cy"])
+
+
+def test_a_ranking_of_four_counts_as_three_comparisons_and_the_best_as_one_and_a_half():
+    ranking = told([said("ranking", "ann", {"ranks": [2, 1, 1, 3]}, shown="dcba")])
+    assert ranking == [
+        ("a", "b", -1, 0.5, False),
+        ("a", "c", -1, 0.5, False),
+        ("a", "d", -1, 0.5, False),
+        ("b", "c", 0, 0.5, False),
+        ("b", "d", 1, 0.5, False),
+        ("c", "d", 1, 0.5, False),
+    ]
+    best = told([said("best", "ann", {"ranks": [None, None, 1, None]}, shown="dcba")])
+    assert best == [("a", "b", -1, 0.5, False), ("b", "c", 1, 0.5, False), ("b", "d", 1, 0.5, False)]
+
+
+def test_grades_of_one_rater_and_prompt_are_compared_by_the_last_of_each_image():
+    answers = [
+        said("grades", "ann", {"grades": {"overall": [4], "hands": [1]}}, shown="a", task_id="t1"),
+        said("grades", "ann", {"grades": {"overall": [2]}}, shown="b", task_id="t2"),
+        said("grades", "bob", {"grades": {"overall": [5]}}, shown="b", task_id="t2"),
+        said("grades", "ann", {"grades": {"overall": [1]}}, shown="a", task_id="t3"),
+        said("good_bad", "ann", {"grades": {"overall": [2]}}, shown="c", task_id="t4"),
+        said("grades", "ann", {"grades": {"overall": [2]}}, shown="d", task_id="t5", prompt_id="another"),
+    ]
+    assert told(answers) == [("a", "b", -1, 1, False)]
+
+
+def test_kappa_is_of_what_has_no_order():
+    answers = [
+        said("grades", rater, {"grades": {"overall": [1, 5]}}, shown="ab", task_id="t1") for rater in ("ann", "bob")
+    ]
+    answers += [
+        said("pairwise", rater, {"choice": choice}, shown="ab", task_id=task)
+        for task, choices in (("t2", ("left", "left")), ("t3", ("left", "right")))
+        for rater, choice in zip(("ann", "bob"), choices, strict=True)
+    ]
+    found = kappas(answers)
+    # P = 1/2; a has 3 of 4 and b has 1 of 4: P_e = 10/16.
+    assert set(found) == {"Pairs"}
+    assert found["Pairs"].kappa == pytest.approx((1 / 2 - 10 / 16) / (1 - 10 / 16))
 
 
 def test_a_pair_that_nobody_else_saw_has_no_agreement():

@@ -12,9 +12,8 @@ from scipy.special import expit
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss
 
-from data.bootstrap import Interval
+from data.bootstrap import Interval, interval
 from reward_models.calibration import calibration, inverse_temperature, win_probability
-from reward_models.intervals import interval
 from reward_models.judgement import Pairs, ceiling, gain, is_right, judge, macro, mistakes, tie_aware
 from reward_models.prognosis import ratings_needed
 

@@ -1,13 +1,14 @@
 """Consistency and gold accuracy of raters: against counting by hand, and scipy's Beta distribution."""
 
 from dataclasses import replace
-from math import nan
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
 import pytest
 from scipy.stats import beta
 
+from data.aggregation import Aggregate, RaterEffect
 from data.answered import answered
 from data.quality import (
     RaterQuality,
@@ -16,7 +17,9 @@ from data.quality import (
     doubts,
     gold_accuracy,
     raters_quality,
+    repeat_consistency,
     share,
+    slopes_of,
 )
 from tests.facts import WHEN, a_rater, a_rating, a_store, a_task
 
@@ -48,6 +51,9 @@ def test_consistency_is_of_swapped_repeats_that_stand(tmp_path: Path):
         store.add_rating(a_rating(again[0], "bob", "left"))
         assert consistency(store) == consistency(store, 1) == {"ann": share([1, 0, 0])}
         assert consistency(store, 2) == gold_accuracy(store) == {}
+        together = repeat_consistency(store)
+        assert (together.mean, together.n, together.clusters) == (pytest.approx(1 / 3), 3, 1)
+        assert repeat_consistency(store, 2).n == 0
 
 
 def test_gold_accuracy_is_of_answers_to_the_question(tmp_path: Path):
@@ -83,6 +89,20 @@ def a_quality(**changes: Any) -> RaterQuality:
 
 def slopes(reliability: float, se: float, side_bias: float = 0.0) -> Slopes:
     return Slopes(reliability=reliability, reliability_se=se, side_bias=side_bias, side_bias_se=0.2)
+
+
+def test_slopes_are_those_of_the_fit_and_nothing_is_doubted_that_cannot_be_told():
+    fitted = Aggregate(
+        raters={
+            name: RaterEffect(beta=2, beta_se=0.5, reliability=value, reliability_se=se, bias=0.3, bias_se=0.1)
+            for name, value, se in (("ann", -1.0, 0.2), ("bob", nan, nan))
+        }
+    )
+    found = slopes_of(fitted)
+    assert found["ann"] == Slopes(reliability=-1, reliability_se=0.2, side_bias=0.3, side_bias_se=0.1)
+    assert isnan(found["bob"].reliability)
+    assert [*doubts(a_quality(slopes=found["bob"]), typical_s=3.0)] == []
+    assert slopes_of(Aggregate()) == {}
 
 
 @pytest.mark.parametrize(

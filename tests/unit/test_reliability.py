@@ -9,7 +9,7 @@ from scipy.stats import rankdata
 from reward_models.answers import Answer, answers_from_rows, things_of
 from reward_models.choice_model import ChoiceModel
 from reward_models.choices import as_choices
-from reward_models.reliability import PRIOR_SD, Reliability, fit_reliability, reliability_of
+from reward_models.reliability import Reliability, fit_reliability
 
 ITEMS = 30
 
@@ -131,37 +131,3 @@ def test_a_lone_rater_is_taken_at_one():
     assert found.raters["ann"].reliability == 1.0
     assert found.raters["ann"].answers == 300
     assert (found.slope == 1.0).all()
-
-
-def test_without_features_raters_come_out_as_with_one_feature_for_each_image():
-    """The oracle holds the same model as a dense matrix of indicators, which only a few images fit into."""
-    _, answers = said_by(EIGHT, 1500, seed=3, side_bias={"r1": 1.0})
-    dense, sparse = fitted(answers)[0], reliability_of(answers)
-    for name, rater in dense.raters.items():
-        ours = sparse.raters[name]
-        assert ours.answers == rater.answers
-        assert ours.reliability == pytest.approx(rater.reliability, abs=rater.reliability_se), name
-        assert ours.reliability_se == pytest.approx(rater.reliability_se, rel=0.1), name
-        assert ours.side_bias == pytest.approx(rater.side_bias, abs=0.05), name
-    assert sparse.raters["r1"].side_bias > 3 * sparse.raters["r1"].side_bias_se
-    assert abs(sparse.raters["random"].reliability) < 0.25
-
-
-def test_images_that_one_rater_alone_judged_say_nothing_of_them():
-    """Ann and Bob never see the same: each keeps what is thought of anybody, and is as unsure."""
-    rows = [
-        {
-            "round": 1,
-            "prompt": f"{rater}'s",
-            "rater_id": rater,
-            "image_a": f"{rater}{number}a",
-            "image_b": f"{rater}{number}b",
-            "outcome": "a",
-            "left": "ab"[number % 2],
-        }
-        for rater in ("ann", "bob")
-        for number in range(40)
-    ]
-    for rater in reliability_of(answers_from_rows(rows)).raters.values():
-        assert rater.reliability == pytest.approx(1, abs=0.02)
-        assert rater.reliability_se == pytest.approx(PRIOR_SD, rel=0.05)

@@ -15,13 +15,12 @@ from PIL import UnidentifiedImageError
 from safetensors.torch import load_file
 from scipy.stats import ttest_1samp
 
-from data.bootstrap import Interval, cluster_interval
+from data.bootstrap import Interval, cluster_interval, interval
 from data.snapshot import SCHEMA
 from hitl.core.errors import ConfigError, ModelLoadError, NotEnoughRatings, RewardAtChance, StoreError, WorkspaceError
 from reward_models.answers import answers_from_rows, compared, groups, read_snapshot, require_preferences, things_of
 from reward_models.config import RewardFitConfig
 from reward_models.fit import _weights, fit_reward
-from reward_models.intervals import interval
 from reward_models.pretrain import ClipPretrainConfig, pretrain
 from reward_models.report import FitReport, require_better_than_chance
 from reward_models.rewards.clip_head import ClipHead

@@ -12,13 +12,12 @@ import pytest
 from PIL import Image
 from scipy.special import expit
 
-from data.bootstrap import Interval
+from data.bootstrap import Interval, interval
 from data.workspace import Workspace
 from hitl.report import build_report
 from hitl.report.files import RoundFiles, read_round
 from hitl.report.page import plain
 from hitl.report.reward_page import RewardPage, pseudonymous, reward_page
-from reward_models.intervals import interval
 from reward_models.judgement import Pairs, ceiling, gain, judge, mistakes
 
 RATERS = ("zoe@example.org", "ann@example.org", "bob@example.org")

@@ -1,0 +1,419 @@
+"""Scores of images from what several raters said of them, together with how far each of the raters can be followed.
+
+Each image has a score s ~ N(0, 1), each rater w a slope beta_w ~ N(1, SLOPE_SD^2), which may be below 0, and a bias to
+the left b_w ~ N(0, BIAS_SD^2). With d = beta_w (s_first - s_second) + b_w, where b_w counts only if the first was shown
+on the left of the second, an answer is
+
+    P(first) = exp(d / 2) / Z,   P(second) = exp(-d / 2) / Z,   P(tie) = nu / Z,   Z = exp(d / 2) + exp(-d / 2) + nu:
+
+Davidson's ties (1970, doi:10.1080/01621459.1970.10481082), with the order effect of Davidson and Beaver (1977,
+doi:10.2307/2529467) and the scores on each rater's own scale. Of answers that prefer one, P(first) = sigma(d). "Both
+bad" is taken for a tie. A vote of weight k counts k times.
+
+Slopes, biases and nu are at the maximum of their posterior with all scores integrated out: maximised together with the
+scores, slopes run away where images have few answers, because two answers that agree explain each other. The integral
+is by expectation propagation (Minka 2001, arXiv:1301.2294): the posterior of the scores is a Gaussian, and each vote is
+judged on the Gaussian without that vote. Images of different prompts share nothing but slopes, biases and nu, so the
+Gaussian is one small block for each set of images that hang together, and what these owe to the parameters is added by
+a Schur complement.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy.sparse import coo_array, csr_array, diags_array
+
+from data.score_blocks import ScoreBlocks
+from data.votes import Item, Votes
+
+logger = logging.getLogger(__name__)
+
+SLOPE_SD, BIAS_SD = 0.7, 0.5
+"""Prior standard deviations of a rater's slope about 1 and bias about 0: it takes some answers to be thought ill of."""
+MOST_TOGETHER = 3000
+"""Images that may hang together: their covariance is one full matrix."""
+
+_MOST_SWEEPS, _SETTLED = 300, 1e-3
+_STEP = 0.9
+"""How far what a vote says of its two images goes to its new value in one sweep: all votes change at once."""
+_FEW_NODES, _MANY_NODES, _WIDE = 13, 32, 1.0
+"""Nodes of a vote's integral, up to that standard deviation of d and above."""
+_AT_ONCE = 100_000
+"""Votes, or images, worked on at a time."""
+_LONGEST_STEP = 0.5
+_LEAST_HASTE, _MOST_HASTE = 0.05, 10.0
+_DIFFERENCE, _FOLLOWING = 0.05, 6
+"""Share by which all slopes are changed to see how the evidence bends, and sweeps in which the scores follow."""
+_MOST_RATERS = 500
+"""Raters up to whom all parameters' standard errors take account of each other."""
+_LEAST_TYPICAL = 0.1
+"""Median slope below which nobody agrees with anybody, and who is turned round cannot be said."""
+_LEAST_PRECISION = 0.25
+"""Of any combination of the parameters: where the approximation says less, it has gone wrong."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaterEffect:
+    """One rater's slope and bias to the left (log-odds), with standard errors; nan where they cannot be told."""
+
+    beta: float
+    beta_se: float
+    reliability: float
+    """beta over that of the median rater: 1 as the others, 0 a coin, below 0 the other way round."""
+    reliability_se: float
+    """Less than that of beta: how far apart the images are, which moves all slopes alike, does not count."""
+    bias: float
+    bias_se: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aggregate:
+    """All that was fitted. Arrays are (images,); they and the raters are empty where nothing can be."""
+
+    items: Sequence[Item] = ()
+    score: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    """Its unit is the standard deviation of the images of a prompt."""
+    score_se: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    part: np.ndarray = field(default_factory=lambda: np.zeros(0, int))
+    """Number of the set of images that hang together by comparisons: only within one can scores be compared."""
+    raters: Mapping[str, RaterEffect] = field(default_factory=dict)
+    tie: float = 0.0
+    """nu: of two equal images nu / (2 + nu) are called a tie."""
+    tie_se: float = np.nan
+    notes: tuple[str, ...] = ()
+    """What cannot be told, and what was done in its place, in sentences."""
+
+
+def aggregate(votes: Votes) -> Aggregate:
+    """Fit scores, raters and ties to all votes."""
+    if not len(votes):
+        return Aggregate(notes=("Nothing has been compared yet.",))
+    if not votes.outcome.any():
+        return Aggregate(notes=("No answer prefers an image to another, so there is nothing to tell images by.",))
+    blocks = ScoreBlocks(votes.first, votes.second, len(votes.items))
+    if blocks.largest > MOST_TOGETHER:
+        seen = f"{blocks.largest:,} images hang together by comparisons"
+        return Aggregate(notes=(f"{seen}; scores are fitted for up to {MOST_TOGETHER:,}.",))
+    fit = _Fit(votes, blocks)
+    has_settled = fit.run()
+    score_se, parameter_se, against_se = fit.results()
+    raters = len(votes.raters)
+    was_seen = np.bincount(votes.rater, weights=votes.is_side_by_side, minlength=raters) > 0
+    typical = float(np.median(fit.beta))
+    is_known = raters > 1 and typical > _LEAST_TYPICAL
+    columns = {
+        "beta": fit.beta,
+        "beta_se": parameter_se[:raters],
+        "reliability": fit.beta / typical if is_known else np.full(raters, np.nan),
+        "reliability_se": against_se / typical if is_known else np.full(raters, np.nan),
+        "bias": np.where(was_seen, fit.bias, np.nan),
+        "bias_se": np.where(was_seen, parameter_se[raters:-1], np.nan),
+    }
+    return Aggregate(
+        items=votes.items,
+        score=fit.mean,
+        score_se=score_se,
+        part=blocks.part,
+        raters={
+            name: RaterEffect(**{what: float(values[n]) for what, values in columns.items()})
+            for n, name in enumerate(votes.raters)
+        },
+        tie=fit.tie,
+        tie_se=fit.tie * float(parameter_se[-1]),
+        notes=tuple(_notes(votes, fit, has_settled=has_settled)),
+    )
+
+
+def _notes(votes: Votes, fit: "_Fit", *, has_settled: bool) -> Iterator[str]:
+    if len(votes.raters) == 1:
+        yield "One rater alone: how far they can be followed cannot be told, so their slope is held at 1."
+    elif float(np.median(fit.beta)) <= _LEAST_TYPICAL:
+        yield "The raters do not agree with each other, so who of them answers the other way round cannot be told."
+    if votes.both_bad:
+        yield f"“Both bad” is taken for a tie ({votes.both_bad:,} of the answers)."
+    prompts = np.unique([prompt_id for prompt_id, _ in votes.items], return_inverse=True)[1]
+    parts = np.bincount(np.unique(np.column_stack([prompts, fit.blocks.part]), axis=0)[:, 0])
+    if apart := int(np.count_nonzero(parts > 1)):
+        whose = "1 prompt" if apart == 1 else f"{apart:,} prompts"
+        yield (
+            f"The images of {whose} fall into parts that no comparison joins. Scores can be compared within a part "
+            "alone; between parts they are held together by nothing but the prior."
+        )
+    if not has_settled:
+        yield "The fit has not settled: take its numbers as rough."
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """Votes under their cavities, the Gaussians of the scores without them. Arrays are (votes,) first."""
+
+    mean: np.ndarray
+    """Of the difference of scores, given this vote too."""
+    variance: np.ndarray
+    gradient: np.ndarray
+    """Of the vote's log probability, by slope, bias and log nu: (votes, 3)."""
+    information: np.ndarray
+    """Minus its second derivative: (votes, 3, 3)."""
+    response: np.ndarray
+    """How the gradient moves with the difference of scores: (votes, 3)."""
+
+
+class _Fit:
+    """The state of one fit: parameters, the Gaussian of the scores, and each vote's share in that."""
+
+    def __init__(self, votes: Votes, blocks: ScoreBlocks) -> None:
+        count = len(votes.raters)
+        self.votes, self.blocks = votes, blocks
+        self.beta, self.bias = np.ones(count), np.zeros(count)
+        self.has_ties = not votes.outcome.all()
+        self._columns = np.column_stack([votes.rater, count + votes.rater, np.full(len(votes), 2 * count)])
+        self._log_tie = 0.0
+        self._haste, self._last_step = 1.0, np.zeros(count)
+        self._is_wide = np.zeros(len(votes), bool)
+        self._precision, self._pull = np.zeros(len(votes)), np.zeros(len(votes))
+        self.mean, self._covariance = blocks.posterior(self._precision, self._pull)
+
+    @property
+    def tie(self) -> float:
+        return float(np.exp(self._log_tie)) if self.has_ties else 0.0
+
+    def run(self) -> bool:
+        """Move scores and parameters until all rest; whether it came to that."""
+        for _ in range(_MOST_SWEEPS // 2):
+            self._sweep()  # the scores follow the parameters before these move again
+            before = self.mean
+            moved = self._step(self._sweep())
+            if max(moved, float(np.abs(self.mean - before).max())) < _SETTLED:
+                return True
+        logger.info("The fit of %d votes has not settled after %d sweeps.", len(self.votes), _MOST_SWEEPS)
+        return False
+
+    def _sweep(self) -> _Judged:
+        """Judge all votes once and renew the Gaussian."""
+        judged, precision, pull = self._judge()
+        said = np.maximum(1 / judged.variance - precision, 0)
+        self._precision = self._precision + _STEP * (said - self._precision)
+        self._pull = self._pull + _STEP * (judged.mean / judged.variance - pull - self._pull)
+        self.mean, self._covariance = self.blocks.posterior(self._precision, self._pull)
+        return judged
+
+    def _judge(self) -> tuple[_Judged, np.ndarray, np.ndarray]:
+        """All votes, and the natural parameters of their cavities."""
+        mean, variance = self.blocks.of_differences(self.mean, self._covariance)
+        # A cavity holds the prior and other votes, so that its variance is 2 at most.
+        precision = np.maximum(1 / variance - self._precision, 0.5)
+        pull = mean / variance - self._pull
+        # What is wide once stays so, or a vote at the bound would move the fit to and fro.
+        self._is_wide |= np.abs(self.beta[self.votes.rater]) > _WIDE * np.sqrt(precision)
+        judged = _judge(
+            self.votes, pull / precision, 1 / precision, self.beta, self.bias, self.tie, is_wide=self._is_wide
+        )
+        return judged, precision, pull
+
+    def _step(self, judged: _Judged) -> float:
+        """One step of Newton's method for each rater by themselves, and for nu; the largest change."""
+        count, gradient = len(self.beta), self._gradient(judged)
+        bent = np.zeros((count, 2, 2))
+        np.add.at(bent, self.votes.rater, judged.information[:, :2, :2])
+        bent += np.diag([SLOPE_SD**-2, BIAS_SD**-2])
+        size, direction = np.linalg.eigh(bent)
+        along = np.einsum("wji,jw->wi", direction, gradient[:-1].reshape(2, count)) / np.maximum(size, SLOPE_SD**-2)
+        step = np.einsum("wij,wj->iw", direction, along)
+        slopes = self._in_haste(step[0], np.maximum(bent[:, 0, 0], SLOPE_SD**-2)) if count > 1 else np.zeros(1)
+        moves = [slopes, step[1], np.zeros(1)]
+        if self.has_ties:
+            moves[2] += gradient[-1] / max(float(judged.information[:, 2, 2].sum()), _LEAST_PRECISION)
+        slopes, biases, log_tie = (np.clip(move, -_LONGEST_STEP, _LONGEST_STEP) for move in moves)
+        self.beta, self.bias, self._log_tie = self.beta + slopes, self.bias + biases, self._log_tie + float(log_tie[0])
+        return float(np.abs(np.concatenate([step[0] * (count > 1), step[1], slopes, log_tie])).max())
+
+    def _gradient(self, judged: _Judged) -> np.ndarray:
+        """Of the log posterior, by slopes, biases and log nu: (2 raters + 1,)."""
+        gradient = np.zeros(2 * len(self.beta) + 1)
+        np.add.at(gradient, self._columns, judged.gradient)
+        gradient[:-1] -= np.concatenate([(self.beta - 1) / SLOPE_SD**2, self.bias / BIAS_SD**2])
+        return gradient
+
+    def _bend_together(self) -> float:
+        """Minus the second derivative of the log posterior where all slopes grow alike and the scores follow, by
+        differences.
+        """
+        rest = self.beta, self._precision, self._pull, self.mean, self._covariance
+        along = []
+        for factor in (1 - _DIFFERENCE, 1 + _DIFFERENCE):
+            self.beta = rest[0] * factor
+            for _ in range(_FOLLOWING):
+                self._sweep()
+            along.append(float(rest[0] @ self._gradient(self._judge()[0])[: len(self.beta)]))
+            self.beta, self._precision, self._pull, self.mean, self._covariance = rest
+        return (along[0] - along[1]) / (2 * _DIFFERENCE)
+
+    def _in_haste(self, step: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """The step of all slopes, longer in the direction in which all grow alike: there the scores give way, so that
+        steps of one rater at a time are too short. It is lengthened while steps go the same way. When they go to and
+        fro, that ends, and then the whole step gets shorter.
+        """
+        same_way = (weight * step) @ self._last_step > 0
+        self._haste = min(self._haste * 1.3, _MOST_HASTE) if same_way else max(self._haste / 2, _LEAST_HASTE)
+        self._last_step = step
+        if self._haste <= 1:
+            return step * self._haste
+        alike = float((weight * self.beta) @ step / max((weight * self.beta) @ self.beta, 1e-12))
+        return step + (self._haste - 1) * alike * self.beta
+
+    def _covariance_of_parameters(self, judged: _Judged) -> tuple[Any, csr_array]:
+        """Covariance of slopes, biases and log nu, 0 of what is held fixed; and how the scores move with them, (images,
+        parameters).
+
+        Precision is the sum of what single votes say, less what the votes owe to scores that they share, a Schur
+        complement. With very many raters that is left out: the matrix is then sparse.
+        """
+        votes, count = self.votes, len(self.beta)
+        number, width = np.arange(len(votes)), 2 * count + 1
+        places = (np.repeat(number, 3), self._columns.ravel())
+        response = csr_array((judged.response.ravel(), places), (len(votes), width))
+        by_score = csr_array(self.blocks.differences().T @ response)
+        moved = csr_array(self.blocks.matrix(self._covariance) @ by_score)
+        prior = np.repeat([SLOPE_SD**-2, BIAS_SD**-2, 0.0], [count, count, 1])
+        is_free = np.ones(width)
+        is_free[:count], is_free[-1] = count > 1, self.has_ties
+        if count > _MOST_RATERS:
+            precision = self._sum(judged.information).diagonal() + prior
+            return csr_array(diags_array(is_free / np.maximum(precision, _LEAST_PRECISION))), moved
+        _, variance = self.blocks.of_differences(self.mean, self._covariance)
+        own = variance[:, None, None] * judged.response[:, :, None] * judged.response[:, None, :]
+        shared = (by_score.T @ moved).toarray() - self._sum(own).toarray()
+        precision = self._sum(judged.information).toarray() + np.diag(prior)
+        precision -= self._how_much(precision, shared) * shared
+        kept = np.flatnonzero(is_free)
+        size, direction = np.linalg.eigh(precision[np.ix_(kept, kept)])
+        covariance = np.zeros((width, width))
+        covariance[np.ix_(kept, kept)] = direction / np.maximum(size, _LEAST_PRECISION) @ direction.T
+        return covariance, moved
+
+    def _how_much(self, single: np.ndarray, shared: np.ndarray) -> float:
+        """What to multiply the shared part with: it is of first order in the scores, too much where images have few
+        answers. With it, precision is right where all slopes grow alike, which is where it matters most.
+        """
+        count = len(self.beta)
+        by_votes, by_scores = (self.beta @ each[:count, :count] @ self.beta for each in (single, shared))
+        if count == 1 or abs(by_scores) < 1e-3 * by_votes:
+            return 1.0
+        return float(np.clip((by_votes - self._bend_together()) / by_scores, 0, 2))
+
+    def _sum(self, of_votes: np.ndarray) -> coo_array:
+        """What each vote says of its three parameters, (votes, 3, 3), for all: (parameters, parameters)."""
+        places = (np.repeat(self._columns, 3, axis=1).ravel(), np.tile(self._columns, 3).ravel())
+        width = 2 * len(self.beta) + 1
+        return coo_array((of_votes.ravel(), places), (width, width))
+
+    def results(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Standard errors of the scores, (images,); of slopes, biases and log nu, (2 raters + 1,), nan of what is held
+        fixed; and of slopes when all have a unit in common, (raters,).
+
+        A score's variance is the Gaussian's, and what it owes to the parameters. How large all slopes are is as unsure
+        as how far the images are apart, which says nothing of one rater against another.
+        """
+        judged, _, _ = self._judge()
+        covariance, moved = self._covariance_of_parameters(judged)
+        more = [
+            np.asarray(moved[rows].multiply(moved[rows] @ covariance).sum(axis=1)).ravel()
+            for rows in _parts(len(self.mean))
+        ]
+        score_se = np.sqrt(self.blocks.variances(self._covariance) + np.concatenate(more))
+        variance = covariance.diagonal()
+        parameter_se = np.sqrt(np.where(variance > 0, variance, np.nan))
+        count = len(self.beta)
+        unit = np.zeros(len(variance))  # how the common unit of the slopes moves with them
+        unit[:count] = self.beta / np.maximum(variance[:count], SLOPE_SD**2 * 1e-6)
+        unit /= unit[:count] @ self.beta
+        with_unit = covariance @ unit
+        against = variance - 2 * np.append(self.beta, np.zeros(count + 1)) * with_unit
+        against[:count] += self.beta**2 * (unit @ with_unit)
+        return score_se, parameter_se, np.sqrt(np.maximum(against[:count], 0))
+
+
+def _parts(length: int) -> Iterator[slice]:
+    for start in range(0, length, _AT_ONCE):
+        yield slice(start, min(start + _AT_ONCE, length))
+
+
+def _judge(
+    votes: Votes,
+    mean: np.ndarray,
+    variance: np.ndarray,
+    beta: np.ndarray,
+    bias: np.ndarray,
+    tie: float,
+    *,
+    is_wide: np.ndarray,
+) -> _Judged:
+    """All votes, where the difference of the two scores is N(mean, variance) without the vote."""
+    slope, shift = beta[votes.rater], bias[votes.rater] * votes.is_side_by_side
+    count = len(votes)
+    found = _Judged(
+        mean=np.empty(count),
+        variance=np.empty(count),
+        gradient=np.empty((count, 3)),
+        information=np.empty((count, 3, 3)),
+        response=np.empty((count, 3)),
+    )
+    for rows, nodes in ((np.flatnonzero(~is_wide), _FEW_NODES), (np.flatnonzero(is_wide), _MANY_NODES)):
+        for part in _parts(len(rows)):
+            each = rows[part]
+            _judge_some(
+                found,
+                each,
+                np.polynomial.hermite_e.hermegauss(nodes),
+                (mean[each], np.sqrt(variance[each]), slope[each], shift[each], tie),
+                (votes.outcome[each], votes.weight[each], votes.is_side_by_side[each]),
+            )
+    return found
+
+
+def _judge_some(
+    found: _Judged,
+    rows: np.ndarray,
+    rule: tuple[np.ndarray, np.ndarray],
+    model: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float],
+    said: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> None:
+    """Fill in some rows, by sums over the nodes of a rule for integrals with a normal density."""
+    (mean, sd, slope, shift, tie), (outcome, weight, is_side_by_side) = model, said
+    nodes, density = rule
+    apart = mean[:, None] + sd[:, None] * nodes  # (votes, nodes) from here on
+    up = np.exp(np.clip((slope[:, None] * apart + shift[:, None]) / 2, -300, 300))
+    total = up + 1 / up + tie
+    first, second, equal = up / total, 1 / (up * total), tie / total
+    likelihood = np.where(outcome[:, None] > 0, first, np.where(outcome[:, None] < 0, second, equal))
+    if (weight != 1).any():
+        likelihood **= weight[:, None]
+    chance = likelihood * density
+    chance /= chance.sum(1, keepdims=True)
+
+    def expected(values: np.ndarray, *more: np.ndarray) -> np.ndarray:
+        return np.einsum(",".join(["vn"] * (2 + len(more))) + "->v", chance, values, *more)
+
+    found.mean[rows] = middle = expected(apart)
+    away = apart - middle[:, None]
+    found.variance[rows] = spread = expected(away, away)
+    leaning = first - second
+    pull = (outcome[:, None] - leaning) / 2
+    bend, lean = (first + second - leaning**2) / 4, leaning * equal / 2
+    scores = [pull * apart, pull, (outcome[:, None] == 0) - equal]
+    complete = [
+        [expected(bend, apart, apart), expected(bend, apart), -expected(lean, apart)],
+        [expected(bend, apart), expected(bend), -expected(lean)],
+        [-expected(lean, apart), -expected(lean), expected(equal - equal**2)],
+    ]
+    counts = np.column_stack([weight, weight * is_side_by_side, weight])
+    for n, score in enumerate(scores):
+        found.gradient[rows, n] = counts[:, n] * expected(score)
+        found.response[rows, n] = counts[:, n] * expected(score, away) / spread
+        centred = score - expected(score)[:, None]
+        for m, other in enumerate(scores):
+            both = weight * complete[n][m] - weight**2 * expected(centred, other)
+            found.information[rows, n, m] = both * (is_side_by_side if 1 in (n, m) else 1)
