@@ -98,6 +98,17 @@ def report(
 
 
 @app.command()
+def agreement(
+    number: Annotated[int, typer.Option("--round", help="This round. Default: all.")] = 0,
+    names: Annotated[bool, typer.Option("--names", help="Raters by name. Default: numbered.")] = False,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how far the raters agree, how each of them rates, and which model's images they prefer."""
+    _run("agreement", round=number, names=names, workspace=workspace, as_json=as_json)
+
+
+@app.command()
 def export(
     out: Annotated[Path, typer.Argument(help="The folder to write; or a file that ends in .parquet, .csv, .jsonl.")],
     format: Annotated[
