@@ -16,7 +16,7 @@ from scipy.special import betainc
 from data.aggregation import Aggregate
 from data.answered import Answered
 from data.bootstrap import Interval, interval
-from data.records import Rater
+from data.records import IMPORTED, Rater
 from data.store import Store
 
 TURNED_BELOW, WEAK_BELOW = 0.0, 0.5
@@ -130,10 +130,15 @@ def _quality(
         ties=share(ties) if ties else None,
         consistency=repeated,
         gold=gold,
-        dwell_s=tuple(each.rating.dwell_ms / 1000 for each in given),
+        dwell_s=tuple(each.rating.dwell_ms / 1000 for each in given if _is_timed(each)),
         last_at=max(each.rating.server_time for each in own),
         slopes=slopes,
     )
+
+
+def _is_timed(each: Answered) -> bool:
+    """Most of what is imported says nothing of how long it took."""
+    return each.rating.dwell_ms > 0 or each.task.policy != IMPORTED
 
 
 def _with_doubts(quality: RaterQuality, typical_s: float) -> RaterQuality:

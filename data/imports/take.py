@@ -135,6 +135,8 @@ class _Taker:
         """Images that were taken, or are to be with these rows, by themselves."""
         self._said: Counter[bytes] = Counter()
         """How often a rater said something of a set of images, by a hash of both."""
+        self._differing: set[str] = set()
+        """Prompts that are here under another task or split."""
         self._tasks: set[str] = set()
         """Of a trial: the tasks that would be in the store by now."""
         self._new_raters: set[str] = set()
@@ -222,6 +224,9 @@ class _Taker:
         lost = [each for each in kept if each not in self._shown and self._store.image(each) is None]
         if lost:
             raise NotTaken(f"shows the image {lost[0]}, which is not among the images")
+        if item.task.purpose == "learn":  # of gold one image is another prompt's
+            for one in kept.values():
+                self._add_image(batch, one, item.prompt, item.row, {})
         self._add_facts(batch, item.prompt, item.task, rater, item.row, rating)
 
     def _add_shown(self, batch: _Batch, item: Shown) -> None:
@@ -325,12 +330,19 @@ class _Taker:
         rater_ids = {rating.rater_id for _, rating in batch.ratings}
         batch.tasks = {task_id: task for task_id, task in batch.tasks.items() if task_id in task_ids}
         batch.raters = {rater_id: rater for rater_id, rater in batch.raters.items() if rater_id in rater_ids}
-        known = {(image_id, prompt_id) for image_id, _, prompt_id in self._store.image_keys(i for i, _ in batch.images)}
-        wanted = {(image, task.prompt_id) for task in batch.tasks.values() for image in task.image_ids} | batch.shown
-        batch.images = {key: image for key, image in batch.images.items() if key in wanted - known}
+        self._without_known_images(batch)
         prompt_ids = {task.prompt_id for task in batch.tasks.values()} | {prompt_id for _, prompt_id in batch.images}
         batch.prompts = {prompt_id: prompt for prompt_id, prompt in batch.prompts.items() if prompt_id in prompt_ids}
         self._without_lone_repeats(batch)
+
+    def _without_known_images(self, batch: _Batch) -> None:
+        """An image that a task of round 0 shows is one of round 0; one by itself is new where no round has it."""
+        keys = self._store.image_keys(image_id for image_id, _ in batch.images)
+        anywhere = {(image_id, prompt_id) for image_id, _, prompt_id in keys}
+        in_round = {(image_id, prompt_id) for image_id, round, prompt_id in keys if round == 0}
+        of_tasks = {(image_id, task.prompt_id) for task in batch.tasks.values() for image_id in task.image_ids}
+        wanted = (of_tasks - in_round) | (batch.shown - anywhere)
+        batch.images = {key: image for key, image in batch.images.items() if key in wanted}
 
     def _without_lone_repeats(self, batch: _Batch) -> None:
         """A repeat whose first task has no rating here says nothing."""
@@ -339,7 +351,8 @@ class _Taker:
             task_id
             for task_id, task in batch.tasks.items()
             if task.repeats
-            and task.repeats not in batch.tasks.keys() | self._tasks
+            and task.repeats not in batch.tasks
+            and task.repeats not in self._tasks
             and self._store.task(task.repeats) is None
         }
         for row, rating in batch.ratings:
@@ -388,7 +401,8 @@ class _Taker:
             if known is prompt:
                 new.append(prompt)
             else:
-                self.taken.kept_prompts += known != prompt
+                self._differing.update([prompt.prompt_id] if known != prompt else [])
+        self.taken.kept_prompts = len(self._differing)
         return new
 
     def _named(self, raters: dict[str, Rater]) -> list[Rater]:

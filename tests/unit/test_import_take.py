@@ -18,11 +18,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from apps.board.findings import find
 from apps.session import RatingDesk, Refused
 from data.imports.own_tasks import make_tasks
 from data.imports.records import Judged, Picture, Shown, Whole, preference
 from data.imports.take import take
-from data.records import Prompt, Rater, Rating, Task
+from data.records import Image, Prompt, Rater, Rating, Task
 from data.store import Store
 from data.workspace import Workspace
 from hitl.core.errors import ConfigError
@@ -160,6 +161,35 @@ def test_a_trial_counts_the_same_and_writes_nothing(here: tuple[Workspace, Store
     assert store.position == position
     assert not workspace.images_dir.exists()
     assert take(store, workspace, rows, source="src") == trial
+
+
+def test_the_board_shows_imported_ratings_of_ones_own_images_and_doubts_nobody_for_being_fast(
+    here: tuple[Workspace, Store],
+):
+    workspace, store = here
+    prompt = Prompt.of("a fox")
+    store.add_prompts([prompt])
+    store.start_round(1, "sha")
+    for number in (1, 2):
+        about = {"prompt_id": prompt.prompt_id, "round": 1, "width": 2, "height": 2, "provenance": {"policy_round": 0}}
+        store.add_images([Image(image_id=workspace.add_image(png(number)), **about)])
+    task = Task(
+        task_id="r0001-00000", round=1, kind="pairwise", prompt_id=prompt.prompt_id, image_ids=(png_id(1), png_id(2))
+    )
+    store.add_tasks([task])
+    person = RatingDesk(store, Live()).join("Ann")
+    store.add_rating(a_rating(task, person.rater_id, dwell_ms=4000))
+    take(store, workspace, [a_pair(1, 2, rater=f"r{n}") for n in range(3)], source="src")
+    found = find(store, None)
+    assert {quality.rater.name: quality.answers for quality in found.raters} == {
+        "Ann": 1,
+        "src r0": 1,
+        "src r1": 1,
+        "src r2": 1,
+    }
+    assert {quality.doubts for quality in found.raters} == {()}
+    assert sorted(found.coverage.models) == ["drawn in round 0", "reference"]
+    assert [len(find(store, number).given) for number in (0, 1)] == [3, 1]
 
 
 def test_what_the_journal_cannot_hold_is_refused_and_the_rest_is_in(here: tuple[Workspace, Store]):
