@@ -10,6 +10,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,17 @@ STORAGE_VERSION = "v1.4.0"
 _THREADS = 1
 """Our questions are small: handing part of one to another thread takes longer than answering it, more so while training
 keeps all cores busy."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableDifference:
+    """How many rows of a table only one of two files holds, and the first of them by what their first column says."""
+
+    table: str
+    here: int
+    there: int
+    first_here: str
+    first_there: str
 
 
 class Database:
@@ -190,9 +202,58 @@ class Database:
         """A consistent copy by SQL: reading the live file's bytes would drop DuckDB's lock on it."""
         _copy(self._writer, path)
 
+    def differences(self, path: Path) -> list[TableDifference]:
+        """Where another file of this schema that nobody has open holds other rows. How far each has come is no row."""
+        found = []
+        with self.reading() as cursor:
+            here = cursor.execute("SELECT current_database()").fetchall()[0][0]
+            cursor.execute(f"ATTACH {_quoted(path)} AS other_store (READ_ONLY)")
+            try:
+                for (table,) in cursor.execute(_TABLES_OF_FACTS).fetchall():
+                    ours, theirs = f'"{here}".main."{table}"', f'other_store.main."{table}"'
+                    only_here, first_here = _rows_of_one_alone(cursor, ours, theirs)
+                    only_there, first_there = _rows_of_one_alone(cursor, theirs, ours)
+                    if only_here or only_there:
+                        found.append(
+                            TableDifference(
+                                table=table,
+                                here=only_here,
+                                there=only_there,
+                                first_here=first_here,
+                                first_there=first_there,
+                            )
+                        )
+            finally:
+                cursor.execute("DETACH other_store")
+        return found
+
+    def counts(self) -> dict[str, int]:
+        """How many rows each table of facts has."""
+        with self.reading() as cursor:
+            tables = [table for (table,) in cursor.execute(_TABLES_OF_FACTS).fetchall()]
+            return {table: cursor.execute(f'SELECT count(*) FROM "{table}"').fetchall()[0][0] for table in tables}
+
     def _check_open(self) -> None:
         if self._is_closed:
             raise StoreError("The store is closed.", hint="Open it again.")
+
+
+_TABLES_OF_FACTS = """
+    SELECT table_name FROM duckdb_tables()
+    WHERE database_name = current_database() AND NOT internal AND table_name <> 'store_state' ORDER BY table_name
+"""
+
+
+def _rows_of_one_alone(cursor: duckdb.DuckDBPyConnection, one: str, other: str) -> tuple[int, str]:
+    """How many rows of one table are not in the other, all columns counted; and the least of their first column."""
+    key = cursor.execute(f"SELECT * FROM {one} LIMIT 0").description[0][0]
+    query = f'SELECT count(*), min("{key}")::VARCHAR FROM (FROM {one} EXCEPT ALL FROM {other})'
+    count, first = cursor.execute(query).fetchall()[0]
+    return count, first or ""
+
+
+def _quoted(path: Path) -> str:
+    return "'" + str(path).replace("'", "''") + "'"
 
 
 def write_ahead_log(path: Path) -> Path:
@@ -226,8 +287,7 @@ def _connect(path: Path) -> duckdb.DuckDBPyConnection:
 def _copy(connection: duckdb.DuckDBPyConnection, path: Path, *further: str) -> None:
     """Copy all to a new file, there do what the further statements say, and let go of it."""
     source = connection.execute("SELECT current_database()").fetchall()[0][0]
-    quoted = str(path).replace("'", "''")
-    connection.execute(f"ATTACH '{quoted}' AS store_copy (STORAGE_VERSION '{STORAGE_VERSION}')")
+    connection.execute(f"ATTACH {_quoted(path)} AS store_copy (STORAGE_VERSION '{STORAGE_VERSION}')")
     try:
         connection.execute(f'COPY FROM DATABASE "{source}" TO store_copy')
         for statement in further:

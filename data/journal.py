@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from data.workspace import disk_errors, fsync_dir
 from hitl.core.errors import ConfigError, StoreError
@@ -93,8 +93,9 @@ class Journal:
             _cut_torn_line(path, descriptor)
             _check_contains(path, descriptor, after)
             end = after
-            for line in _lines(path, after):
-                end = _check(path, line, end)
+            with path.open("rb") as file:
+                for line in _lines(file, after):
+                    end = _check(path, line, end)
         except BaseException:
             os.close(descriptor)
             raise
@@ -177,18 +178,56 @@ def read_entries(path: Path, *, after: Position = START) -> Iterator[Entry]:
     Raises:
         StoreError: a line was changed, lost or put in.
     """
+    with path.open("rb") as file:
+        yield from _entries(file, path, after)
+
+
+def entries_up_to(file: BinaryIO, path: Path, until: Position) -> Iterator[Entry]:
+    """The lines of an open log up to `until` and not beyond, each checked against the one before.
+
+    Raises:
+        StoreError: a line was changed, lost or put in, or `until` is not in this log.
+    """
+    last = START
+    entries = _entries(file, path, START)
+    while last.seq < until.seq:
+        entry = next(entries, None)
+        if entry is None:
+            break
+        last = entry.end
+        yield entry
+    if last != until:
+        raise _of_different_ages(path, until, last.offset)
+
+
+def last_seq(path: Path) -> int:
+    """Number of the last whole line; 0 where there is none."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return 0
+    try:
+        end = _end_of_last_line(descriptor, os.fstat(descriptor).st_size)
+        start = _end_of_last_line(descriptor, max(0, end - 1))
+        return int(json.loads(os.pread(descriptor, end - start, start))["seq"])
+    except (ValueError, KeyError, TypeError):
+        return 0
+    finally:
+        os.close(descriptor)
+
+
+def _entries(file: BinaryIO, path: Path, after: Position) -> Iterator[Entry]:
     last = after
-    for line in _lines(path, after):
+    for line in _lines(file, after):
         entry = _parse(path, line, last)
         last = entry.end
         yield entry
 
 
-def _lines(path: Path, after: Position) -> Iterator[bytes]:
+def _lines(file: BinaryIO, after: Position) -> Iterator[bytes]:
     """The whole ones."""
-    with path.open("rb") as file:
-        file.seek(after.offset)
-        yield from itertools.takewhile(lambda line: line.endswith(b"\n"), file)
+    file.seek(after.offset)
+    return itertools.takewhile(lambda line: line.endswith(b"\n"), file)
 
 
 def _line(before: Position, event: str, data: Any, at: datetime) -> tuple[bytes, Position]:
@@ -286,7 +325,11 @@ def _check_contains(path: Path, descriptor: int, after: Position) -> None:
         line = os.pread(descriptor, after.offset - start, start)
         if line.endswith(b"\n") and f'"hash":"{after.hash}"'.encode() in line:
             return
-    raise StoreError(
+    raise _of_different_ages(path, after, size)
+
+
+def _of_different_ages(path: Path, after: Position, size: int) -> StoreError:
+    return StoreError(
         f"The journal {path} does not hold what the store has seen: {after.seq} events, {after.offset} bytes"
         f" (the file has {size}). Store and journal are of different ages.",
         hint="Put back store.duckdb and journal.jsonl from the same backup; or move store.duckdb away,"

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import threading
+import weakref
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -20,10 +21,12 @@ from typing import Any
 
 from data import events, rows, snapshot, validation
 from data.assignment import Answer, Leases, RoundQueue
-from data.database import Database, write_ahead_log
+from data.database import Database, TableDifference, write_ahead_log
 from data.erasure import Erasure, Fate
+from data.idle import IdleTimer
 from data.journal import Journal, Position, canonical_json
 from data.lock import StoreLock
+from data.mounts import network_file_system
 from data.records import (
     FROM_FOLDER,
     Account,
@@ -56,6 +59,8 @@ logger = logging.getLogger(__name__)
 CHECKPOINT_EVERY = 200
 """Ratings between checkpoints: a short write-ahead log is quick to replay and has little to lose."""
 _RATINGS_PER_COMMIT = 1000
+CHECKPOINT_AFTER_IDLE_S = 30.0
+"""The same after so many seconds without a write: what is left when people go home is one file."""
 _AFTER_UNDO_S = 300
 """How long a task that was undone is kept for the rater who undid it."""
 
@@ -69,6 +74,7 @@ class Store:
         self._lock = lock
         self._seen = _position(database)
         self._since_checkpoint = 0
+        self._idle = IdleTimer(CHECKPOINT_AFTER_IDLE_S, weakref.WeakMethod(self._checkpoint_when_idle))
         self._arrivals = Together(self._keep)
         self._rows = database.rows
         # Facts that never change once they are there, so that a rating asks the database as little as possible.
@@ -98,6 +104,13 @@ class Store:
         elif not workspace.store_path.exists() and not workspace.journal_path.exists():
             raise StoreError(
                 f"There is no store in {workspace.root}.", hint="Make a workspace with `hitl init`, or check -w DIR."
+            )
+        if kind := network_file_system(workspace.root):
+            logger.warning(
+                "%s lies on a network file system (%s). Locks and syncs may not hold there, so that two programs could"
+                " write at once and a power cut could take ratings along. Put the workspace on a local disk.",
+                workspace.root,
+                kind,
             )
         lock = StoreLock.acquire(workspace.lock_path)
         try:
@@ -159,6 +172,7 @@ class Store:
 
     def close(self) -> None:
         """Write everything into the one file and give the lock back. Closing twice is harmless."""
+        self._idle.stop()
         if self._journal is not None:
             with self._database.writing():
                 self._database.checkpoint()
@@ -872,6 +886,24 @@ class Store:
         """Number of the last fact: what was worked out at the same one still holds."""
         return self._seen.seq
 
+    @property
+    def journal_position(self) -> Position:
+        """Up to which line of the journal this store, or the copy of one that it is, holds all facts."""
+        return self._seen
+
+    def counts(self) -> dict[str, int]:
+        """How many rows each table of facts has."""
+        return self._database.counts()
+
+    def image_ids(self, prefix: str) -> list[str]:
+        """Ids of images that begin so, in order, each once."""
+        query = "SELECT DISTINCT image_id FROM images WHERE starts_with(image_id, ?) ORDER BY image_id"
+        return [row[0] for row in self._rows(query, [prefix])]
+
+    def differences(self, path: Path) -> list[TableDifference]:
+        """Where another store's file, which nobody has open, holds other facts."""
+        return self._database.differences(path)
+
     # -- copies ---------------------------------------------------------------------------------------------------
 
     def write_snapshot(self, path: Path, up_to_round: int) -> Snapshot:
@@ -929,6 +961,14 @@ class Store:
             end = self._journal.append_all(event, told, datetime.now(UTC))
             _set_position(writer, end)
         self._seen = end
+        self._idle.note()
+
+    def _checkpoint_when_idle(self) -> None:
+        with contextlib.suppress(StoreError), self._database.writing():  # closed meanwhile, or the disk is full
+            if self._database.checkpoint():
+                self._since_checkpoint = 0
+            else:
+                self._idle.note()
 
     def _prompt_texts(self, prompt_ids: set[str]) -> dict[str, str]:
         for prompt_id in prompt_ids - self._texts.keys():

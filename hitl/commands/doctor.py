@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data.lock import holder
+from data.mounts import network_file_system
 from data.workspace import Workspace
 from hitl.config import load_config
 from hitl.core.errors import ConfigError, HitlError
@@ -53,6 +54,12 @@ def examine(workspace: Path | None) -> dict[str, Any]:
     free = shutil.disk_usage(nearest).free
     if free < LEAST_FREE_BYTES:
         problems.append(f"only {free / 2**30:.1f} GiB of disk are free: make room for at least 2 GiB")
+    network = network_file_system(nearest)
+    if network:
+        problems.append(
+            f"{nearest} lies on a network file system ({network}), where locks and syncs may not hold: put the"
+            " workspace on a local disk"
+        )
     held_by = holder(folder.lock_path) if folder.root.exists() else None
     devices = [f"cpu ({os.cpu_count()} cores)"]
     devices += [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -64,6 +71,7 @@ def examine(workspace: Path | None) -> dict[str, Any]:
         "devices": devices,
         "workspace": str(folder.root) if folder.config_path.exists() else "none here; `hitl init` makes one",
         "free_disk": f"{free / 2**30:.1f} GiB",
+        "file_system": f"{network}, over a network" if network else "local",
         "store": f"held by process {held_by.pid} ({held_by.command})" if held_by else "free",
         "model": _model(config.model.name, config.model.config, problems),
         "problems": problems,
