@@ -295,6 +295,54 @@ def raters_erase(
     _run("raters", action="erase", asked=asked, sure=yes, workspace=workspace, as_json=as_json)
 
 
+db = typer.Typer(no_args_is_help=True, help="Check the store against its journal, and make it again from it.")
+app.add_typer(db, name="db")
+
+
+@db.command("check")
+def db_check(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Of images, only see whether their files are there: nothing is hashed.")
+    ] = False,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare journal, store, images and snapshots, also while a hub runs, and say what differs."""
+    _run("db", action="check", workspace=workspace, quick=quick, as_json=as_json)
+
+
+@db.command("rebuild")
+def db_rebuild(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """Make the store again from the journal alone. The old file is kept beside it."""
+    _run("db", action="rebuild", workspace=workspace, as_json=as_json)
+
+
+@app.command()
+def backup(
+    out: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="The file to write. Default: WORKSPACE-TIME.hitl.tar in this folder."),
+    ] = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the whole workspace into one file, also while a hub runs."""
+    _run("backup", out=out, workspace=workspace, as_json=as_json)
+
+
+@app.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="What `hitl backup` wrote.")],
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Take the place of a workspace, which is kept as DIR.before-restore.")
+    ] = False,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a workspace from a backup: all of it is verified before anything takes its place."""
+    _run("restore", file=file, replace=replace, workspace=workspace, as_json=as_json)
+
+
 @app.command()
 def pretrain(
     out: Annotated[

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from data.lock import holder
 from data.store import Store
 from data.workspace import Workspace
 from hitl.core.errors import ConfigError, StoreError
+
+_COPYING_S = 600
+"""A copy of ten million ratings takes minutes on a slow disk."""
 
 
 @contextlib.contextmanager
@@ -26,10 +30,27 @@ def open_for_reading(workspace: Workspace) -> Iterator[Store]:
         with Store.open(workspace) as store:
             yield store
         return
-    path = Path(ask_hub(workspace, "POST", "/api/snapshot")["path"])
+    with copy_of_store(workspace) as path, Store.open_snapshot(path) as store:
+        yield store
+
+
+@contextlib.contextmanager
+def copy_of_store(workspace: Workspace) -> Iterator[Path]:
+    """The file of a consistent copy of the store, made by whoever owns it and deleted afterwards.
+
+    Raises:
+        StoreError: another process holds the store and does not answer.
+    """
+    if holder(workspace.lock_path) is None:
+        with tempfile.TemporaryDirectory(prefix="hitl-snapshot-") as folder:
+            path = Path(folder) / "store.duckdb"
+            with Store.open(workspace) as store:
+                store.copy_to(path)
+            yield path
+        return
+    path = Path(ask_hub(workspace, "POST", "/api/snapshot", timeout_s=_COPYING_S)["path"])
     try:
-        with Store.open_snapshot(path) as store:
-            yield store
+        yield path
     finally:
         shutil.rmtree(path.parent, ignore_errors=True)
 
