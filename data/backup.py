@@ -22,6 +22,7 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from data.at_work import Files
 from data.copies import Copy, note_copy
 from data.journal import Position, entries_up_to
 from data.store import Store
@@ -31,7 +32,7 @@ from hitl.core.errors import ConfigError, StoreError, WorkspaceError
 FORMAT = 1
 MANIFEST = "manifest.jsonl"
 STORE, JOURNAL = "store.duckdb", "journal.jsonl"
-_FOLDERS = frozenset({"images", "rounds", "fits", "erasures"})
+_FOLDERS = frozenset({"images", "rounds", "fits", "erasures", "imports"})
 _PRIVATE = frozenset({STORE, JOURNAL, "session.key", "copies.jsonl"})
 _TEXTS = frozenset({".toml", ".txt", ".csv", ".tsv", ".json", ".jsonl", ".md"})
 """Of files directly in the workspace: the configuration, lists of prompts, notes."""
@@ -99,7 +100,8 @@ def write_backup(
     """
     _require_new(out)
     finished = _finished_stages(workspace)  # before the copy, which so knows all that they are made of
-    with copied_store() as copy, _new_file(out) as file, _Archive(file, out) as archive:
+    # No erasure changes a file meanwhile; one that is not finished goes along, and is finished where it is restored.
+    with Files(workspace).in_use(), copied_store() as copy, _new_file(out) as file, _Archive(file, out) as archive:
         with copy.open("rb") as source:
             archive.add(STORE, source)
         with Store.open_snapshot(copy) as store:
