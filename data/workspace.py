@@ -10,8 +10,9 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BufferedRandom
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from hitl.core.errors import ConfigError, DiskFull, WorkspaceError
 
@@ -72,7 +73,7 @@ def write_atomically(path: Path, content: bytes | memoryview, *, mode: int = 0o6
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, mode: int = 0o644) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, mode: int = 0o644) -> Iterator[BufferedRandom]:
     """The same for a file that is written piece by piece: it takes its name when all of it is on the disk.
 
     Raises:
