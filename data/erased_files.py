@@ -4,7 +4,6 @@ The store and the journal are `data.erasure`'s. Here is what lies beside them: a
 rows, a reward model their reliability under it, and manifests name the snapshot by its hash, which changes with it.
 """
 
-import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data.erasure import Fate
-from data.workspace import Workspace, write_atomically
+from data.workspace import Workspace, sha256_of_file, write_atomically
 
 _ORDER = ("round", "task_id", "rater_id", "image_a", "image_b")
 """Of a snapshot's rows, as the store writes them."""
@@ -64,7 +63,7 @@ def snapshots_with(workspace: Workspace, person: Person) -> tuple[dict[str, Know
             continue
         rows = raters["rater_id"].to_pylist().count(person.rater_id) if raters.num_columns else 0
         if rows:
-            found[name] = Known(sha256=_sha256(path), rows=rows)
+            found[name] = Known(sha256=sha256_of_file(path), rows=rows)
     return found, unreadable
 
 
@@ -76,7 +75,7 @@ def change_snapshot(path: Path, known: Known, person: Person) -> str:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if _sha256(path) == known.sha256:
+    if sha256_of_file(path) == known.sha256:
         table = pq.read_table(path)
         place, raters = table.schema.get_field_index("rater_id"), table["rater_id"].to_pylist()
         if person.ratings == "void":
@@ -90,7 +89,7 @@ def change_snapshot(path: Path, known: Known, person: Person) -> str:
         buffer = io.BytesIO()
         pq.write_table(table, buffer, compression="zstd")
         write_atomically(path, buffer.getbuffer())
-    return _sha256(path)
+    return sha256_of_file(path)
 
 
 def files_to_change(workspace: Workspace, person: Person, snapshots: Mapping[str, Known]) -> Iterator[Path]:
@@ -206,8 +205,3 @@ def _note(person: Person, known: Known) -> dict[str, Any]:
         "snapshot": known.sha256,
         "erased_at": person.erased_at,
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

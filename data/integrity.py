@@ -4,7 +4,6 @@ The journal is applied to a fresh store, whose tables are compared with those of
 taken at its word. What differs is said in one sentence, with what to do about it.
 """
 
-import hashlib
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from data import events
 from data.database import Database, TableDifference
 from data.journal import Position, entries_up_to, read_entries
 from data.store import Store
-from data.workspace import Workspace
+from data.workspace import Workspace, sha256_of_file
 from hitl.core.errors import DiskFull, StoreError, WorkspaceError
 
 _EVENTS_AT_ONCE = 20_000
@@ -202,8 +201,7 @@ def _check_snapshots(workspace: Workspace, store: Store, found: Findings) -> Non
 
 def _fault_of_snapshot(path: Path, expected: object) -> str:
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256_of_file(path)
     except FileNotFoundError:
         return "is missing"
     except OSError as error:

@@ -5,7 +5,7 @@ One JSON file for each under `erasures/`. It does not name the person, so that i
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -68,22 +68,19 @@ def write_receipt(workspace: Workspace, receipt: Receipt) -> Path:
 def read_receipts(workspace: Workspace) -> list[Receipt]:
     """All, oldest first."""
     found = []
-    for path in sorted(workspace.erasures_dir.glob("*-erased-*.json")):
+    for path in workspace.erasures_dir.glob("*-erased-*.json"):
         told = json.loads(path.read_text(encoding="utf-8"))
         learned = tuple(LearnedFrom(**each) for each in told.pop("learned_from"))
         lists = {key: tuple(value) for key, value in told.items() if isinstance(value, list)}
         found.append(Receipt(**told | lists, learned_from=learned))
-    return found
+    return sorted(found, key=lambda receipt: datetime.fromisoformat(receipt.asked_at))
 
 
 def note_written_anew(workspace: Workspace) -> None:
     """Say in the receipts that the store's file was written anew: nothing of what was erased is in it any more."""
-    for path, receipt in zip(
-        sorted(workspace.erasures_dir.glob("*-erased-*.json")), read_receipts(workspace), strict=True
-    ):
+    for receipt in read_receipts(workspace):
         if receipt.free_blocks == "held":
-            told = asdict(receipt) | {"free_blocks": "written anew"}
-            write_atomically(path, (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode(), mode=0o600)
+            write_receipt(workspace, replace(receipt, free_blocks="written anew"))
 
 
 def in_words(receipt: Receipt, path: Path) -> str:

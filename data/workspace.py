@@ -96,6 +96,16 @@ def replacing(path: Path, *, mode: int = 0o644) -> Iterator[BufferedRandom]:
         fsync_dir(path.parent)
 
 
+def sha256_of_file(path: Path) -> str:
+    """Of its bytes, in hex.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @dataclass(frozen=True, slots=True)
 class Workspace:
     """Paths and stage manifests. Knows nothing of what is inside the files."""

@@ -1,6 +1,5 @@
 """Makes the folder of an export, with card and checksums: beside its place first, so that half of it is never there."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -15,7 +14,7 @@ from typing import Any
 from data.exports import load_format
 from data.exports.card import write_card
 from data.exports.source import Source, Written
-from data.workspace import disk_errors, fsync_dir
+from data.workspace import disk_errors, fsync_dir, sha256_of_file
 from hitl.core.errors import ConfigError, NotEnoughRatings
 
 
@@ -91,7 +90,7 @@ def _write_manifest(source: Source, written: Written, folder: Path) -> None:
     with (folder / "manifest.json").open("w", encoding="utf-8") as file:
         file.write(head[: head.rindex("\n}")] + ',\n  "files": {')
         for number, path in enumerate(_files(folder)):
-            entry: dict[str, Any] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+            entry: dict[str, Any] = {"bytes": path.stat().st_size, "sha256": sha256_of_file(path)}
             name = json.dumps(path.relative_to(folder).as_posix())
             file.write(f"{',' if number else ''}\n    {name}: {json.dumps(entry)}")
         file.write("\n  }\n}\n")
@@ -102,8 +101,3 @@ def _files(folder: Path) -> Iterator[Path]:
     for place, folders, names in os.walk(folder):
         folders.sort()
         yield from (Path(place, name) for name in sorted(names) if (place, name) != (str(folder), "manifest.json"))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

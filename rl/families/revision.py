@@ -8,6 +8,7 @@ from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
 
+from data.workspace import sha256_of_file
 from rl.families.loading import STARTER_FOLDER
 
 
@@ -26,16 +27,11 @@ def revision_of(name: str) -> str:
     """
     path = STARTER_FOLDER if name == "starter" else Path(name)
     if path.is_file():
-        return f"sha256:{_sha256(path)}"
+        return f"sha256:{sha256_of_file(path)}"
     if path.is_dir():
         return f"sha256:{_sha256_of_folder(path)}"
     cached = try_to_load_from_cache(name, "model_index.json")
     return f"commit:{Path(cached).parent.name}" if isinstance(cached, str) else ""
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sha256_of_folder(folder: Path) -> str:
@@ -43,7 +39,7 @@ def _sha256_of_folder(folder: Path) -> str:
     them, in order of their names."""
     files = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
     lines = [
-        f"{_sha256(files[name])}  {name.as_posix()}\n"
+        f"{sha256_of_file(files[name])}  {name.as_posix()}\n"
         for name in sorted(files, key=lambda name: name.as_posix())
         if not any(part.startswith(".") for part in name.parts)
     ]

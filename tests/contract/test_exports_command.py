@@ -22,6 +22,8 @@ from data.workspace import Workspace
 from hitl.cli import main
 from tests.fixtures.rated import COMPARISONS, TIES, Rated
 
+pytestmark = pytest.mark.long
+
 Command = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[2]
 

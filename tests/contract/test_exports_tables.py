@@ -24,6 +24,8 @@ from data.workspace import Workspace
 from tests.facts import a_rater, a_rating, a_task
 from tests.fixtures.rated import COMPARISONS, PROMPTS, TIES, Rated, in_order, png
 
+pytestmark = pytest.mark.long
+
 TABLES = ("prompts", "images", "tasks", "raters", "ratings", "comparisons")
 
 

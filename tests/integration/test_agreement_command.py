@@ -17,6 +17,8 @@ from hitl.cli import main
 from hitl.commands.hub import running_hub
 from tests.facts import a_rater, a_rating, a_task, fill, image_id
 
+pytestmark = pytest.mark.long
+
 Hitl = Callable[..., tuple[int, str, str]]
 
 

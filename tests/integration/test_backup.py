@@ -36,6 +36,8 @@ from tests.facts import a_rater, a_rating, everything
 from tests.integration.test_integrity import a_png, fill
 from tests.integration.test_rating_faults import can_mount
 
+pytestmark = pytest.mark.long
+
 Hitl = Callable[..., tuple[int, str, str]]
 
 

@@ -22,6 +22,8 @@ from data.workspace import Workspace
 from hitl.commands import export, import_
 from tests.imported import png
 
+pytestmark = pytest.mark.long
+
 WHEN = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 PROMPTS = [
     Prompt.of("a green heart", task="colour"),

@@ -21,6 +21,8 @@ from hitl.commands import import_
 from hitl.core.errors import HitlError
 from tests.imported import png, write_pngs
 
+pytestmark = pytest.mark.long
+
 
 def hitl(*words: object, code: int = 0) -> tuple[str, str]:
     """Stdout and stderr of one command, in a process of its own."""

@@ -21,6 +21,8 @@ from hitl.cli import main
 from hitl.commands.hub import running_hub
 from tests.facts import PROMPT, WHEN, a_rater, a_rating, everything
 
+pytestmark = pytest.mark.long
+
 Hitl = Callable[..., tuple[int, str, str]]
 
 

@@ -30,6 +30,8 @@ from data.records import (
 from data.store import Store
 from data.workspace import Workspace
 
+pytestmark = pytest.mark.long
+
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "workspaces"
 VERSIONS = (1, 2, 3, 4, 6, 7)
 """Five came after six: no version wrote a store of five."""

@@ -20,6 +20,8 @@ from data.workspace import Workspace
 from tests.facts import WHEN, a_rater, a_rating, a_store, a_task, everything
 from tests.integration.test_rating_faults import can_mount
 
+pytestmark = pytest.mark.long
+
 TASKS = [a_task(f"t{number:02d}", overlap=9) for number in range(12)]
 
 _WRITE = """

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import HealthCheck, given, settings
 
 from data.assignment import REPEAT_AFTER
@@ -116,6 +117,7 @@ class World:
             }
 
 
+@pytest.mark.long
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(moves)
 def test_raters_who_come_go_die_and_overlap(history: list[tuple[str, str, int]]):

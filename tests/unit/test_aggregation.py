@@ -225,6 +225,7 @@ def test_a_coin_and_a_turned_rater_are_found_where_each_pair_has_two_answers_alo
     assert abs(maximum_of_all_together()) > 4 * abs(raters[8].beta) + 0.5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("raters_of_each", [1, 3])
 def test_intervals_cover(raters_of_each: int):
     """Prompts of five images, all ten pairs; the truth is drawn from the priors. 95 % of the intervals hold it."""

@@ -242,6 +242,7 @@ class Killed(BaseException):
     """Stands for a signal in the middle of a run."""
 
 
+@pytest.mark.long
 def test_interrupted_equals_uninterrupted_bit_for_bit(algorithm, tmp_path: Path):
     config = replace(TRAIN, epochs=3, images_per_prompt=2, updates_per_epoch=2)
 

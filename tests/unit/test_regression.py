@@ -150,6 +150,7 @@ class Killed(BaseException):
     """Stands for a signal in the middle of a run."""
 
 
+@pytest.mark.long
 def test_interrupted_equals_uninterrupted_bit_for_bit(tmp_path: Path):
     config = replace(TRAIN, epochs=3, updates_per_epoch=2)
     run(tmp_path / "whole", Rwr(), config=config)

@@ -656,8 +656,11 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize(
     ("algorithm", "weights"),
-    [(Dpok(kl_target=1e-3), "lora"), (DdpoIs(memory=6, memory_least=3), "lora"), (Dpok(kl_target=1e-3), "full")],
-    ids=["dpok", "ddpo", "full"],
+    [
+        pytest.param(Dpok(kl_target=1e-3), "lora", id="dpok"),
+        pytest.param(DdpoIs(memory=6, memory_least=3), "lora", id="ddpo", marks=pytest.mark.long),
+        pytest.param(Dpok(kl_target=1e-3), "full", id="full", marks=pytest.mark.long),
+    ],
 )
 def test_interrupted_equals_uninterrupted_bit_for_bit(tmp_path: Path, algorithm: Dpok | DdpoIs, weights: str):
     config = replace(TRAIN, epochs=4, updates_per_epoch=2, value_function=True, replay=5)
