@@ -125,6 +125,9 @@ def test_on_a_full_disk_the_rater_is_told_and_the_queue_is_kept(
         expect(page.locator("[data-banner]")).to_contain_text("kept here")
         disk.make_room()
         expect(page.locator("[data-banner]")).to_be_hidden()
-        journal = (disk.root / "workspace" / "journal.jsonl").read_text()
-        assert journal.count('"event":"rating_added"') == 3
+        journal = disk.root / "workspace" / "journal.jsonl"
+        # The banner goes with the first that is sent.
+        wait_for(lambda: journal.read_text().count('"event":"rating_added"') == 3)
+        page.wait_for_timeout(500)
+        assert journal.read_text().count('"event":"rating_added"') == 3
         page.close()

@@ -82,7 +82,7 @@ def kill_while_it_writes(workspace: Workspace, seed: int) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "seeds", [range(1), pytest.param(range(100, 140), marks=[pytest.mark.slow, pytest.mark.timeout(1200)])], ids=len
+    "seeds", [range(1), pytest.param(range(100, 108), marks=[pytest.mark.slow, pytest.mark.timeout(1200)])], ids=len
 )
 def test_killed_amid_random_writes_and_checkpoints_all_that_was_acknowledged_is_there(tmp_path: Path, seeds: range):
     workspace, store = a_store(tmp_path, *TASKS)
@@ -147,7 +147,7 @@ def opens_with(dead: Path, place: Path, log: bytes) -> dict:
     return found
 
 
-@pytest.mark.parametrize("count", [5, pytest.param(400, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
+@pytest.mark.parametrize("count", [5, pytest.param(60, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
 def test_a_log_that_was_cut_anywhere_loses_nothing(killed: tuple[Path, dict, int], tmp_path: Path, count: int):
     dead, facts, size = killed
     content = (dead / "store.duckdb.wal").read_bytes()
@@ -157,7 +157,7 @@ def test_a_log_that_was_cut_anywhere_loses_nothing(killed: tuple[Path, dict, int
         assert opens_with(dead, tmp_path / "cut", content[:length]) == facts, length
 
 
-@pytest.mark.parametrize("count", [5, pytest.param(400, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
+@pytest.mark.parametrize("count", [5, pytest.param(60, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
 def test_a_log_with_a_changed_byte_loses_nothing(killed: tuple[Path, dict, int], tmp_path: Path, count: int):
     dead, facts, size = killed
     content = (dead / "store.duckdb.wal").read_bytes()
