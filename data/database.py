@@ -113,8 +113,13 @@ class Database:
                 cursor = self._connection.cursor()
                 self._cursors.add(cursor)
             self._local.cursor = cursor
-        try:
+        with self._reading_errors():
             yield cursor
+
+    @contextlib.contextmanager
+    def _reading_errors(self) -> Iterator[None]:
+        try:
+            yield
         except duckdb.Error as error:
             self._check_open()
             raise StoreError(
@@ -140,20 +145,15 @@ class Database:
             cursor = self._connection.cursor()  # of its own: the thread's may be asked other questions meanwhile
             self._cursors.add(cursor)
         try:
-            relation = cursor.sql(query)
-            # Before DuckDB 1.5 it has the other name.
-            reader = (getattr(relation, "to_arrow_reader", None) or relation.fetch_arrow_reader)(size)
-            batch = None
-            for batch in reader:
-                yield batch
-            if batch is None:
-                yield pa.RecordBatch.from_pylist([], schema=reader.schema)
-        except duckdb.Error as error:
-            self._check_open()
-            raise StoreError(
-                f"The store could not be read: {_reason(error)}.",
-                hint="Look at the disk's free space, then start again.",
-            ) from error
+            with self._reading_errors():
+                relation = cursor.sql(query)
+                # Before DuckDB 1.5 it has the other name.
+                reader = (getattr(relation, "to_arrow_reader", None) or relation.fetch_arrow_reader)(size)
+                batch = None
+                for batch in reader:
+                    yield batch
+                if batch is None:
+                    yield pa.RecordBatch.from_pylist([], schema=reader.schema)
         finally:
             cursor.close()
 

@@ -1,9 +1,8 @@
 """`hitl agreement` by its command line: over a crowd, in the store and through a hub, and where little is known."""
 
 import json
-import sys
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,11 @@ from benchmarks.crowd import COIN, LEFT, TURNED, Crowd, crowd
 from data.records import Image, Prompt, Task
 from data.store import Store
 from data.workspace import Workspace
-from hitl.cli import main
 from hitl.commands.hub import running_hub
+from tests.command import Hitl, run_hitl
 from tests.facts import a_rater, a_rating, a_task, fill, image_id
 
 pytestmark = pytest.mark.long
-
-Hitl = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -27,13 +24,7 @@ def hitl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     """Runs a command in a new workspace: exit code, stdout and stderr."""
     monkeypatch.setenv("HITL_WORKSPACE", str(tmp_path))
 
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["hitl", *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        captured = capsys.readouterr()
-        code = caught.value.code
-        return int(code) if isinstance(code, int | str) else 0, captured.out, captured.err
+    run = partial(run_hitl, capsys, monkeypatch)
 
     assert run("init")[0] == 0
     return run

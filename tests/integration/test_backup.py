@@ -29,16 +29,14 @@ from data.records import Rating
 from data.restore import restore_backup
 from data.store import Store
 from data.workspace import Workspace
-from hitl.cli import main
 from hitl.commands.hub import running_hub
 from hitl.commands.reading import copy_of_store
+from tests.command import Hitl, run_hitl
 from tests.facts import a_rater, a_rating, everything
 from tests.integration.test_integrity import a_png, fill
 from tests.integration.test_rating_faults import can_mount
 
 pytestmark = pytest.mark.long
-
-Hitl = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -47,15 +45,7 @@ def hitl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HITL_WORKSPACE", raising=False)
 
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["hitl", *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        captured = capsys.readouterr()
-        code = caught.value.code
-        return int(code) if isinstance(code, int | str) else 0, captured.out, captured.err
-
-    return run
+    return partial(run_hitl, capsys, monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,7 @@ import hashlib
 import io
 import json
 import shutil
-import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,11 @@ from data.integrity import check
 from data.records import Account, Image, Task
 from data.store import Store
 from data.workspace import Workspace
-from hitl.cli import main
 from hitl.commands.hub import running_hub
+from tests.command import Hitl, run_hitl
 from tests.facts import PROMPT, WHEN, a_rater, a_rating, everything
 
 pytestmark = pytest.mark.long
-
-Hitl = Callable[..., tuple[int, str, str]]
 
 
 def a_png(shade: int) -> bytes:
@@ -72,15 +69,7 @@ def hitl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HITL_WORKSPACE", str(tmp_path / "mine"))
 
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["hitl", *map(str, words)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        captured = capsys.readouterr()
-        code = caught.value.code
-        return int(code) if isinstance(code, int | str) else 0, captured.out, captured.err
-
-    return run
+    return partial(run_hitl, capsys, monkeypatch)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import io
 import json
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,10 @@ from data.erasing import Erasures
 from data.receipts import read_receipts
 from data.store import Store
 from data.workspace import Workspace
-from hitl.cli import main
 from hitl.commands.hub import Served, running_hub
 from hitl.core.errors import ConfigError
+from tests.command import Hitl, run_hitl
 
-Hitl = Callable[..., tuple[int, str, str]]
 PASSWORD = "four words that rhyme"
 
 
@@ -32,13 +31,8 @@ def hitl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     monkeypatch.setenv("HITL_WORKSPACE", str(tmp_path / "mine"))
 
     def run(*words: object, typed: str = "") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["hitl", *map(str, words)])
         monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
-        with pytest.raises(SystemExit) as caught:
-            main()
-        captured = capsys.readouterr()
-        code = caught.value.code
-        return int(code) if isinstance(code, int | str) else 0, captured.out, captured.err
+        return run_hitl(capsys, monkeypatch, *words)
 
     assert run("init")[0] == 0
     return run

@@ -3,26 +3,15 @@
 import json
 import re
 import socket
-import sys
 from pathlib import Path
 
 import duckdb
 import pytest
 
 from data.workspace import Workspace
-from hitl.cli import main
 from hitl.commands.round import parse_duration, parse_raters
 from hitl.core.errors import ConfigError
-
-
-def hitl(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: object) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of one command."""
-    monkeypatch.setattr(sys, "argv", ["hitl", *map(str, words)])
-    with pytest.raises(SystemExit) as caught:
-        main()
-    captured = capsys.readouterr()
-    code = caught.value.code
-    return int(code) if isinstance(code, int | str) else 0, captured.out, captured.err
+from tests.command import run_hitl
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +45,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_wrong_use_is_one_sentence(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: str, code: int, message: str
 ):
-    found, out, err = hitl(capsys, monkeypatch, *words.split())
+    found, out, err = run_hitl(capsys, monkeypatch, *words.split())
     assert (found, out) == (code, "")
     assert message in re.sub(r"[\s│]+", " ", err)
     assert "Traceback" not in err
@@ -67,33 +56,33 @@ def test_wrong_use_is_one_sentence(
 def test_init_makes_a_workspace_once_where_it_is_told(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    assert hitl(capsys, monkeypatch, "init", "-w", "mine", "--set", "train.epochs=3")[0] == 0
+    assert run_hitl(capsys, monkeypatch, "init", "-w", "mine", "--set", "train.epochs=3")[0] == 0
     assert "epochs = 3" in (tmp_path / "mine" / "hitl.toml").read_text()
-    code, _, err = hitl(capsys, monkeypatch, "init", "-w", "mine")
+    code, _, err = run_hitl(capsys, monkeypatch, "init", "-w", "mine")
     assert (code, "is a workspace already" in err) == (1, True)
     monkeypatch.setenv("HITL_WORKSPACE", str(tmp_path / "named"))
-    assert hitl(capsys, monkeypatch, "init")[0] == 0
+    assert run_hitl(capsys, monkeypatch, "init")[0] == 0
     assert (tmp_path / "named" / "hitl.toml").exists()
     assert not (tmp_path / "hitl.toml").exists()
 
 
 def test_status_of_a_new_workspace(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    hitl(capsys, monkeypatch, "init", "-w", "mine")
-    code, out, _ = hitl(capsys, monkeypatch, "status", "--json", "-w", "mine")
+    run_hitl(capsys, monkeypatch, "init", "-w", "mine")
+    code, out, _ = run_hitl(capsys, monkeypatch, "status", "--json", "-w", "mine")
     assert (code, json.loads(out)["rounds"]) == (0, [])
-    code, out, _ = hitl(capsys, monkeypatch, "status", "-w", "mine")
+    code, out, _ = run_hitl(capsys, monkeypatch, "status", "-w", "mine")
     assert "Next: hitl round -w" in out
 
 
 def test_a_workspace_of_a_newer_version_is_left_alone(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    hitl(capsys, monkeypatch, "init", "-w", "mine")
+    run_hitl(capsys, monkeypatch, "init", "-w", "mine")
     store = Workspace(tmp_path / "mine").store_path
     with duckdb.connect(str(store)) as connection:
         connection.execute("UPDATE store_state SET schema_version = 99")
     before = store.read_bytes()
-    code, _, err = hitl(capsys, monkeypatch, "round", "-w", "mine", "--set", "server.port=0")
+    code, _, err = run_hitl(capsys, monkeypatch, "round", "-w", "mine", "--set", "server.port=0")
     assert (code, "99" in err) == (1, True)
     assert store.read_bytes() == before
 
@@ -105,7 +94,7 @@ def test_a_port_that_is_taken_names_the_setting(
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        code, _, err = hitl(capsys, monkeypatch, "round", "--set", f"server.port={port}")
+        code, _, err = run_hitl(capsys, monkeypatch, "round", "--set", f"server.port={port}")
     assert (code, f"{port}" in err, "--set server.port=0" in err) == (2, True, True)
     assert not Workspace(tmp_path / "workspace").hub_path.exists()
 
@@ -119,21 +108,21 @@ def test_raters_and_durations():
 
 
 def test_a_fit_without_ratings_or_of_a_missing_file_says_so(capsys, monkeypatch):
-    hitl(capsys, monkeypatch, "init", "-w", "here")
-    code, _, err = hitl(capsys, monkeypatch, "fit", "-w", "here")
+    run_hitl(capsys, monkeypatch, "init", "-w", "here")
+    code, _, err = run_hitl(capsys, monkeypatch, "fit", "-w", "here")
     assert code == 1
     assert "There are no ratings to fit on." in err
-    code, _, err = hitl(capsys, monkeypatch, "fit", "-w", "here", "--snapshot", "nothing.parquet")
+    code, _, err = run_hitl(capsys, monkeypatch, "fit", "-w", "here", "--snapshot", "nothing.parquet")
     assert code == 1
     assert "nothing.parquet cannot be read: No such file" in err
     Path("junk.parquet").write_text("junk")
-    code, _, err = hitl(capsys, monkeypatch, "fit", "-w", "here", "--snapshot", "junk.parquet")
+    code, _, err = run_hitl(capsys, monkeypatch, "fit", "-w", "here", "--snapshot", "junk.parquet")
     assert code == 1
     assert "The snapshot junk.parquet cannot be read" in err
     assert not Path("here/fits").exists()
 
 
 def test_a_setting_that_its_section_refuses_is_named_alone(capsys, monkeypatch):
-    code, _, err = hitl(capsys, monkeypatch, "init", "-w", "here", "--set", 'fit.heads=["forest"]')
+    code, _, err = run_hitl(capsys, monkeypatch, "init", "-w", "here", "--set", 'fit.heads=["forest"]')
     assert code == 2
     assert err.startswith("error: fit.heads is ['forest'], but must name some of linear, mlp")
