@@ -3,8 +3,8 @@
     python -m benchmarks.store --out benchmarks/results/store.json --figure docs/images/store.png
 
 At each size a store is made (`benchmarks.store_world`), and timed in a process of its own are: a rating, until it is
-durable in journal and store; the choice of a rater's next tasks; the snapshot that training reads; the rebuild from the
-journal. The baseline for a durable rating is what the disk takes to write as much and sync it, twice, as those two do.
+durable in journal and store; the choice of a rater's next tasks; the snapshot that training reads; `hitl export` of a
+table; the rebuild from the journal. The baseline for a durable rating is what the disk takes to write as much and sync it, twice, as those two do.
 """
 
 import argparse
@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe
+from data.exports.tables import ENDINGS
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
+PARTS = ("rate", "snapshot", "export", "rebuild")
 LARGEST_REBUILD = 1_000_000
 """The journal of ten million ratings would be 10 GB."""
-AIMS = {"insert_ms": 5, "tasks_ms": 10, "snapshot_s": 5, "rebuild_s": 60}
-"""Half of the inserts, at any size; 95 % of the choices, at ten million; a snapshot and a rebuild of one million."""
+AIMS = {"insert_ms": 5, "tasks_ms": 10, "snapshot_s": 5, "export_rows_s": 50_000, "rebuild_s": 60}
+"""Half of the inserts, at any size; 95 % of the choices, at ten million; snapshot, export and rebuild of one million."""
 _LINE = b"x" * 900
 """About as long as a rating's line in the journal."""
 
@@ -32,9 +34,7 @@ _LINE = b"x" * 900
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
-    parser.add_argument(
-        "--only", nargs="+", choices=("rate", "snapshot", "rebuild"), default=("rate", "snapshot", "rebuild")
-    )
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument(
         "--work", type=Path, help="Folder for the stores, on the disk to be measured. Default: a temporary one."
     )
@@ -89,22 +89,21 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
     from benchmarks.figure import MUTED, ORANGE, STYLE, TEAL
 
-    panels = (
-        ("A durable rating, ms", [("rate", "insert_ms", "p50"), ("rate", "insert_ms", "p95")], "insert_ms"),
-        ("A rater's next tasks, ms", [("rate", "tasks_ms", "p50"), ("rate", "tasks_ms", "p95")], "tasks_ms"),
-        ("Snapshot, s", [("snapshot", "seconds")], "snapshot_s"),
-        ("Rebuild from the journal, s", [("rebuild", "seconds")], "rebuild_s"),
+    insert = {p: ("rate", "insert_ms", p) for p in ("p50", "p95")} | {"two syncs, p50": ("disk_ms", "p50")}
+    panels: tuple[tuple[str, dict[str, tuple[str, ...]], str], ...] = (
+        ("A durable rating, ms", insert, "insert_ms"),
+        ("A rater's next tasks, ms", {p: ("rate", "tasks_ms", p) for p in ("p50", "p95")}, "tasks_ms"),
+        ("Snapshot, s", {"": ("snapshot", "seconds")}, "snapshot_s"),
+        ("Export, rows/s", {ending: ("export", ending, "rows_s") for ending in ENDINGS}, "export_rows_s"),
+        ("Rebuild from the journal, s", {"": ("rebuild", "seconds")}, "rebuild_s"),
     )
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(panels), figsize=(13, 3.2), layout="constrained")
+        figure, axes = plt.subplots(1, len(panels), figsize=(15, 3.2), layout="constrained")
         for axis, (title, lines, aim) in zip(axes, panels, strict=True):
-            for keys, colour in zip(lines, (TEAL, ORANGE), strict=False):
+            for (label, keys), colour in zip(lines.items(), (TEAL, ORANGE, MUTED), strict=False):
                 points = [(int(size), _of(found, keys)) for size, found in result["sizes"].items()]
                 points = [(size, value) for size, value in points if value is not None]
-                axis.plot(*zip(*points, strict=True), "o-", color=colour, label=keys[-1], markersize=4)
-            if aim == "insert_ms":
-                disk = [(int(size), found["disk_ms"]["p50"]) for size, found in result["sizes"].items()]
-                axis.plot(*zip(*disk, strict=True), "s:", color=MUTED, label="two syncs, p50", markersize=3)
+                axis.plot(*zip(*points, strict=True), "o-", color=colour, label=label, markersize=4)
             axis.axhline(AIMS[aim], color=MUTED, linestyle="--", linewidth=0.8)
             axis.set(title=title, xscale="log", yscale="log", xlabel="ratings in the store")
             if len(lines) > 1:

@@ -3,6 +3,7 @@
 python -m benchmarks.store_worker PART RATINGS FOLDER
 """
 
+import contextlib
 import json
 import resource
 import statistics
@@ -19,8 +20,11 @@ from benchmarks.store_world import (
     fill,
     write_journal,
 )
+from data.exports.tables import ENDINGS
 from data.store import Store
 from data.workspace import Workspace
+from hitl.commands.export import Asked
+from hitl.commands.export import run as run_export
 
 _RATED = 400
 """Ratings that are timed, each after the request for the tasks that follow it."""
@@ -63,6 +67,18 @@ def snapshot(workspace: Workspace, ratings: int) -> dict[str, Any]:
     return {"seconds": round(seconds, 2), "mb": _megabytes(path), "further_peak_mb": _peak_mb() - before}
 
 
+def export(workspace: Workspace, ratings: int) -> dict[str, Any]:
+    """`hitl export` of all comparisons as one table, with the paths of their images."""
+    found = {}
+    for ending in ENDINGS:
+        path = workspace.root / f"comparisons.{ending}"
+        with contextlib.redirect_stdout(None):
+            seconds = _timed(lambda out=path: run_export(out, Asked(), workspace.root))
+        found[ending] = {"seconds": round(seconds, 2), "rows_s": round(ratings / seconds), "mb": _megabytes(path)}
+        path.unlink()
+    return {**found, "peak_mb": _peak_mb()}
+
+
 def rebuild(workspace: Workspace, ratings: int) -> dict[str, Any]:
     """The store from the journal alone."""
     elsewhere = Workspace(workspace.root / "from-journal")
@@ -84,6 +100,7 @@ PARTS: dict[str, Callable[[Workspace, int], dict[str, Any]]] = {
     "make": make,
     "rate": rate,
     "snapshot": snapshot,
+    "export": export,
     "rebuild": rebuild,
 }
 

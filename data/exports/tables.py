@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv
@@ -134,11 +135,9 @@ def _flat(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 def _write_json_lines(batches: Iterator[pa.RecordBatch], path: Path) -> int:
     rows = 0
-    with path.open("w", encoding="utf-8") as file:
+    with path.open("wb") as file:
         for batch in batches:
-            for row in batch.to_pylist():
-                told = {name: _plain(value) for name, value in row.items()}
-                file.write(json.dumps(told, ensure_ascii=False) + "\n")
+            file.writelines(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in batch.to_pylist())
             rows += batch.num_rows
     return rows
 
