@@ -3,8 +3,9 @@
     python -m benchmarks.store --out benchmarks/results/store.json --figure docs/images/store.png
 
 At each size a store is made (`benchmarks.store_world`), and timed in a process of its own are: a rating, until it is
-durable in journal and store; the choice of a rater's next tasks; the snapshot that training reads; `hitl export` of a
-table; the rebuild from the journal. The baseline for a durable rating is what the disk takes to write as much and sync it, twice, as those two do.
+durable in journal and store; the choice of a rater's next tasks; the snapshot that training reads; `hitl export` of all
+comparisons as one table; the rebuild from the journal. The baseline for a durable rating is what the disk takes to
+write as much and sync it, twice, as those two do.
 """
 
 import argparse
@@ -26,7 +27,7 @@ PARTS = ("rate", "snapshot", "export", "rebuild")
 LARGEST_REBUILD = 1_000_000
 """The journal of ten million ratings would be 10 GB."""
 AIMS = {"insert_ms": 5, "tasks_ms": 10, "snapshot_s": 5, "export_rows_s": 50_000, "rebuild_s": 60}
-"""Half of the inserts, at any size; 95 % of the choices, at ten million; snapshot, export and rebuild of one million."""
+"""Half of the inserts, at any size; 95 % of choices, at ten million; snapshot, export and rebuild of one million."""
 _LINE = b"x" * 900
 """About as long as a rating's line in the journal."""
 

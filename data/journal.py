@@ -107,8 +107,12 @@ class Journal:
         return self._end
 
     def read(self, after: Position) -> Iterator[Entry]:
-        """The lines after `after`, oldest first."""
-        return read_entries(self._path, after=after)
+        """The lines after `after`, oldest first. They were checked when the log was opened, or are ours."""
+        with self._path.open("rb") as file:
+            for line in _lines(file, after):
+                entry = _parse(line, after)
+                after = entry.end
+                yield entry
 
     def append(self, event: str, data: dict[str, Any], at: datetime) -> Position:
         """Write one line; it is on the disk when this returns. When it fails, nothing of it is left.
@@ -219,9 +223,9 @@ def last_seq(path: Path) -> int:
 def _entries(file: BinaryIO, path: Path, after: Position) -> Iterator[Entry]:
     last = after
     for line in _lines(file, after):
-        entry = _parse(path, line, last)
-        last = entry.end
-        yield entry
+        end = _check(path, line, last)
+        yield _parse(line, last)
+        last = end
 
 
 def _lines(file: BinaryIO, after: Position) -> Iterator[bytes]:
@@ -260,9 +264,10 @@ def _settle_rewriting(path: Path, after: Position) -> None:
         fsync_dir(path.parent)
 
 
-def _parse(path: Path, line: bytes, last: Position) -> Entry:
-    end = _check(path, line, last)
+def _parse(line: bytes, last: Position) -> Entry:
+    """A line that was checked."""
     found = json.loads(line)
+    end = Position(seq=found["seq"], hash=found["hash"], offset=last.offset + len(line))
     return Entry(event=found["event"], data=found["data"], at=datetime.fromisoformat(found["at"]), end=end)
 
 
@@ -270,7 +275,7 @@ def _check(path: Path, line: bytes, last: Position) -> Position:
     """The position after a line, if it is one of ours and follows the one before. Its bytes are checked as they are:
     spelling its JSON again would take longer than all else.
     """
-    found = _LINKS.search(line)
+    found = _LINKS.search(line, max(0, len(line) - _LINKS_AT_MOST))
     if found is not None:
         digest, before, seq = found.groups()
         spelled = line[: found.start()] + line[found.end(1) + 1 : -1]
@@ -288,6 +293,8 @@ def _check(path: Path, line: bytes, last: Position) -> Position:
 
 _LINKS = re.compile(rb',"hash":"([0-9a-f]{64})","prev":"([0-9a-f]{64})","seq":([0-9]+)}\n$')
 """How a line ends: keys are sorted, so `data` comes before, and whatever is in it."""
+_LINKS_AT_MOST = 200
+"""Bytes of a line's end that hold its links."""
 
 
 def _cut_torn_line(path: Path, descriptor: int) -> None:
