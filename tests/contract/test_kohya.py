@@ -17,6 +17,8 @@ from rl.randomness import generator
 from rl.rollout import draw
 from tests.fixtures.tiny_models import KINDS, load_stock
 
+pytestmark = pytest.mark.long
+
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "conv1", "time_emb_proj", "proj_in")
 PROMPTS = ["a red circle", "two blue hearts"]
 SEEDS = [("draw", 0), ("draw", 1)]

@@ -15,6 +15,8 @@ from rl.rollout import draw
 from tests.fixtures.single_file import save_as_single_file
 from tests.fixtures.tiny_models import KINDS, load_stock
 
+pytestmark = pytest.mark.long
+
 SEEDS = [("draw", 0), ("draw", 1)]
 
 

@@ -125,6 +125,7 @@ def test_refl_scores_the_image_that_a_random_late_step_means_by_diffusers_own_fo
     assert steps_seen == {2, 3}
 
 
+@pytest.mark.long
 def test_the_score_rises(algorithm, tmp_path: Path):
     """Same seeds before and after, so that the mean change is the policy's; it must be 4 standard errors and more."""
     family = build_family()
@@ -137,6 +138,7 @@ def test_the_score_rises(algorithm, tmp_path: Path):
     assert change.mean() > 4 * change.std() / len(change) ** 0.5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("updates", "expected"), [(0, [8, 8]), (1, [16]), (3, [6, 5, 5])])
 def test_an_update_is_of_8_images_unless_an_epoch_shall_have_so_many_updates(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, updates: int, expected: list[int]

@@ -27,6 +27,8 @@ from reward_models.readings import READINGS
 from reward_models.rewards.clip_head import ClipHead
 from reward_models.saved import HEAD_FILE, read_head
 
+pytestmark = pytest.mark.long
+
 STARTER_FOLDER = Path(reward_models.__file__).parent / "starter_clip"
 SIDE = 16
 VIT = {"layers": 3, "width": 32, "head_width": 16, "image_size": SIDE, "patch_size": 8}

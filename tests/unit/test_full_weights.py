@@ -25,6 +25,8 @@ from rl.state import TrainingState
 from rl.train import train, train_on_comparisons
 from tests.fixtures.tiny_pipeline import build_family, build_pipeline
 
+pytestmark = pytest.mark.long
+
 PROMPTS = ["a red circle", "two blue hearts"]
 PLACE = (0, 1)
 SAMPLE = SampleConfig(steps=2, guidance=1.5, window=2, batch_size=8)

@@ -571,6 +571,7 @@ ANY_JSON = st.recursive(
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("format", COLUMNS)
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())

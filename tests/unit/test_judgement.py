@@ -379,6 +379,7 @@ def test_intervals_of_accuracy_macro_and_brier_cover_the_truth(prompts: int):
     assert all(0.90 <= count / SIMULATIONS <= 0.99 for count in hits.values()), hits
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("factor", [1.0, 1.6])
 def test_the_interval_of_the_calibration_error_covers_it(factor: float):
     """The truth is the error of 60,000 other pairs in the same bins. Within 0.1 of nominal: it is hard at the edge."""

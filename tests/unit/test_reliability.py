@@ -69,6 +69,7 @@ def test_random_and_adversarial_raters_are_told_from_the_others():
         assert 0.02 < rater.reliability_se < 0.25, name
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("answers", "lead"), [(400, 0.05), (4000, 0.01)])
 def test_weighing_raters_beats_taking_all_alike_and_keeps_up_with_a_joint_fit(answers, lead):
     """Rank correlation with the truth, when one of eight raters is random and one is turned round."""

@@ -281,6 +281,7 @@ NEW = (
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("key", NEW)
 @pytest.mark.parametrize("is_null", [True, False])
 def test_any_part_may_be_missing_or_null(workspace: Workspace, image_ids: list[str], key: str, is_null: bool):

@@ -90,6 +90,7 @@ def test_what_a_part_is_judged_on_has_no_say_in_its_scores():
     assert np.abs(before.scores[~inside] - after.scores[~inside]).max() > 0.01
 
 
+@pytest.mark.long
 def test_more_answers_are_not_worse_on_average():
     x, means = features(), []
     weight = np.random.default_rng(1).normal(size=x.shape[1]) * 8

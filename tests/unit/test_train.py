@@ -534,6 +534,7 @@ def test_half_precision_explains_rounding_and_no_more(tmp_path: Path):
         run(tmp_path, family=Half(error=100.0), config=config, sample=APART)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_after_rounding_is_accounted_for_the_ratio_is_1_at_every_step(tmp_path: Path, moved: Path, dtype: torch.dtype):
     """Before any clamp, with latents of float32 in all precisions: what is stored is what the step was drawn to."""
