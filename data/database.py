@@ -1,6 +1,6 @@
 """One DuckDB file: opened with a pinned format, migrated, read by many threads and written by one at a time.
 
-The only module that imports duckdb. It knows of tables, not of facts: those are `data.store`'s.
+The only module that imports duckdb. It knows of tables, not of facts: those are `data.fact_log`'s.
 """
 
 import contextlib

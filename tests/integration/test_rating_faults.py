@@ -154,7 +154,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
             return datetime.now(tz) + timedelta(seconds=set_to.shift)
 
     monkeypatch.setattr(time, "time", lambda: true_time() + set_to.shift)
-    for module in ("apps.session", "data.store"):
+    for module in ("apps.session", "data.fact_log", "data.people", "data.questions", "data.open_round"):
         monkeypatch.setattr(f"{module}.datetime", Set)
     return set_to
 

@@ -27,7 +27,7 @@ TASKS = [a_task(f"t{number:02d}", overlap=9) for number in range(12)]
 _WRITE = """
 import random, sys
 from pathlib import Path
-import data.store
+import data.fact_log
 from data.records import Prompt
 from data.store import Store
 from data.workspace import Workspace
@@ -35,8 +35,8 @@ from tests.facts import a_rater, a_rating
 from tests.integration.test_store_faults import TASKS
 
 chance = random.Random(int(sys.argv[2]))
-data.store.CHECKPOINT_EVERY = chance.choice([1, 3, 10, 200])
-data.store.CHECKPOINT_AFTER_IDLE_S = chance.choice([0.0, 0.001, 30.0])
+data.fact_log.CHECKPOINT_EVERY = chance.choice([1, 3, 10, 200])
+data.fact_log.CHECKPOINT_AFTER_IDLE_S = chance.choice([0.0, 0.001, 30.0])
 store = Store.open(Workspace(Path(sys.argv[1])))
 standing = []
 for number in range(200):

@@ -60,7 +60,7 @@ def rate_twice(store: Store, kind: str, before: list[dict], again: list[dict], i
         assert isinstance(task, Task)
         store.add_rating(a_rating(task, "ann", payload=payload))
     for task, payload in zip(repeats, again, strict=True):
-        shown = store._queue_of(1).displayed(task, "ann")
+        shown = store._open_round._queue_of(1).displayed(task, "ann")
         assert shown == other_order(task.image_ids)
         store.add_rating(a_rating(task, "ann", payload=payload, image_ids=shown))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-import data.store
+import data.fact_log
 from data.database import write_ahead_log
 from data.idle import IdleTimer
 from data.store import Store
@@ -54,7 +54,7 @@ def test_what_was_stopped_calls_no_more_and_its_thread_ends():
 
 
 def test_a_quiet_store_folds_its_log_into_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(data.store, "CHECKPOINT_AFTER_IDLE_S", 0.2)
+    monkeypatch.setattr(data.fact_log, "CHECKPOINT_AFTER_IDLE_S", 0.2)
     one = a_task("one", overlap=2)
     workspace, store = a_store(tmp_path, one)
     log = write_ahead_log(workspace.store_path)
@@ -73,7 +73,7 @@ def test_a_quiet_store_folds_its_log_into_the_file(tmp_path: Path, monkeypatch: 
 
 def test_a_store_that_is_closed_while_it_folds_is_closed_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Due all the time: opened, written and closed, again and again, with the thread at work in between."""
-    monkeypatch.setattr(data.store, "CHECKPOINT_AFTER_IDLE_S", 0.0)
+    monkeypatch.setattr(data.fact_log, "CHECKPOINT_AFTER_IDLE_S", 0.0)
     tasks = [a_task(f"t{number}") for number in range(8)]
     workspace, store = a_store(tmp_path, *tasks)
     for task in tasks:
@@ -95,4 +95,4 @@ a_store(Path(sys.argv[1]), a_task("one"))
 """
     started = time.monotonic()
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, timeout=25)
-    assert time.monotonic() - started < data.store.CHECKPOINT_AFTER_IDLE_S
+    assert time.monotonic() - started < data.fact_log.CHECKPOINT_AFTER_IDLE_S

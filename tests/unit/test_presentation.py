@@ -258,7 +258,7 @@ def test_every_rater_gets_gold_in_the_rounds_share_however_few_they_rate(store: 
     """Ten gold tasks among 200: 400 raters of 7 tasks are to have 0.05 * 7 = 0.35 each, and nobody two at a time."""
     tasks = [a_task(f"t{number:03d}", overlap=400) for number in range(200)]
     fill(store, *tasks, *(gold(f"g{number}") for number in range(10)))
-    queue = store._queue_of(1)
+    queue = store._open_round._queue_of(1)
     found = []
     for number in range(400):
         rater, seen = f"rater {number}", 0
