@@ -43,8 +43,8 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Vote:
-    """What one rater said of two images, in the order in which they were displayed."""
+class Said:
+    """One answer of one rater, and what it is about."""
 
     rating_id: str
     round: int
@@ -55,6 +55,12 @@ class Vote:
     split: str
     """Where the format puts it."""
     rater: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vote(Said):
+    """What one rater said of two images, in the order in which they were displayed."""
+
     rater_number: int
     """From 1, in the order of joining."""
     images: tuple[str, str]
@@ -69,17 +75,9 @@ class Vote:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
+class Group(Said):
     """What one rater said of the images of one task."""
 
-    rating_id: str
-    round: int
-    task_id: str
-    prompt_id: str
-    prompt: str
-    task: str
-    split: str
-    rater: str
     images: tuple[str, ...]
     """Ids, in the task's order."""
     ranks: tuple[int, ...]
