@@ -21,12 +21,14 @@ a Schur complement.
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import numpy as np
 from scipy.sparse import coo_array, csr_array, diags_array
 
 from data.score_blocks import ScoreBlocks
+from data.vote_integrals import Cavities, Derivatives, derivatives, posterior
 from data.votes import Item, Votes
 
 logger = logging.getLogger(__name__)
@@ -39,10 +41,10 @@ MOST_TOGETHER = 3000
 _MOST_SWEEPS, _SETTLED = 300, 1e-3
 _STEP = 0.9
 """How far what a vote says of its two images goes to its new value in one sweep: all votes change at once."""
-_FEW_NODES, _MANY_NODES, _WIDE = 13, 32, 1.0
-"""Nodes of a vote's integral, up to that standard deviation of d and above."""
+_WIDE = 1.0
+"""Standard deviation of d above which a vote's integral takes many nodes."""
 _AT_ONCE = 100_000
-"""Votes, or images, worked on at a time."""
+"""Images worked on at a time."""
 _LONGEST_STEP = 0.5
 _LEAST_HASTE, _MOST_HASTE = 0.05, 10.0
 _DIFFERENCE, _FOLLOWING = 0.05, 6
@@ -146,21 +148,6 @@ def _notes(votes: Votes, fit: "_Fit", *, has_settled: bool) -> Iterator[str]:
         yield "The fit has not settled: take its numbers as rough."
 
 
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    """Votes under their cavities, the Gaussians of the scores without them. Arrays are (votes,) first."""
-
-    mean: np.ndarray
-    """Of the difference of scores, given this vote too."""
-    variance: np.ndarray
-    gradient: np.ndarray
-    """Of the vote's log probability, by slope, bias and log nu: (votes, 3)."""
-    information: np.ndarray
-    """Minus its second derivative: (votes, 3, 3)."""
-    response: np.ndarray
-    """How the gradient moves with the difference of scores: (votes, 3)."""
-
-
 class _Fit:
     """The state of one fit: parameters, the Gaussian of the scores, and each vote's share in that."""
 
@@ -169,7 +156,7 @@ class _Fit:
         self.votes, self.blocks = votes, blocks
         self.beta, self.bias = np.ones(count), np.zeros(count)
         self.has_ties = not votes.outcome.all()
-        self._columns = np.column_stack([votes.rater, count + votes.rater, np.full(len(votes), 2 * count)])
+        self._columns = np.stack([votes.rater, count + votes.rater, np.full(len(votes), 2 * count)])
         self._log_tie = 0.0
         self._haste, self._last_step = 1.0, np.zeros(count)
         self._is_wide = np.zeros(len(votes), bool)
@@ -185,39 +172,40 @@ class _Fit:
         for _ in range(_MOST_SWEEPS // 2):
             self._sweep()  # the scores follow the parameters before these move again
             before = self.mean
-            moved = self._step(self._sweep())
+            self._sweep()
+            moved = self._step(derivatives(self._cavities()))
             if max(moved, float(np.abs(self.mean - before).max())) < _SETTLED:
                 return True
         logger.info("The fit of %d votes has not settled after %d sweeps.", len(self.votes), _MOST_SWEEPS)
         return False
 
-    def _sweep(self) -> _Judged:
+    def _sweep(self) -> None:
         """Judge all votes once and renew the Gaussian."""
-        judged, precision, pull = self._judge()
-        said = np.maximum(1 / judged.variance - precision, 0)
+        cavities = self._cavities()
+        mean, variance = posterior(cavities)
+        said = np.maximum(1 / variance - 1 / cavities.variance, 0)
         self._precision = self._precision + _STEP * (said - self._precision)
-        self._pull = self._pull + _STEP * (judged.mean / judged.variance - pull - self._pull)
+        self._pull = self._pull + _STEP * (mean / variance - cavities.mean / cavities.variance - self._pull)
         self.mean, self._covariance = self.blocks.posterior(self._precision, self._pull)
-        return judged
 
-    def _judge(self) -> tuple[_Judged, np.ndarray, np.ndarray]:
-        """All votes, and the natural parameters of their cavities."""
+    def _cavities(self) -> Cavities:
+        """The Gaussian of each vote's difference without the vote."""
+        votes = self.votes
         mean, variance = self.blocks.of_differences(self.mean, self._covariance)
         # A cavity holds the prior and other votes, so that its variance is 2 at most.
         precision = np.maximum(1 / variance - self._precision, 0.5)
-        pull = mean / variance - self._pull
+        slope, shift = self.beta[votes.rater], self.bias[votes.rater] * votes.is_side_by_side
         # What is wide once stays so, or a vote at the bound would move the fit to and fro.
-        self._is_wide |= np.abs(self.beta[self.votes.rater]) > _WIDE * np.sqrt(precision)
-        judged = _judge(
-            self.votes, pull / precision, 1 / precision, self.beta, self.bias, self.tie, is_wide=self._is_wide
-        )
-        return judged, precision, pull
+        self._is_wide |= np.abs(slope) > _WIDE * np.sqrt(precision)
+        alone = (mean / variance - self._pull) / precision
+        return Cavities(votes, alone, 1 / precision, slope, shift, self.tie, self._is_wide)
 
-    def _step(self, judged: _Judged) -> float:
+    def _step(self, judged: Derivatives) -> float:
         """One step of Newton's method for each rater by themselves, and for nu; the largest change."""
         count, gradient = len(self.beta), self._gradient(judged)
-        bent = np.zeros((count, 2, 2))
-        np.add.at(bent, self.votes.rater, judged.information[:, :2, :2])
+        bent = np.empty((count, 2, 2))
+        for n, m in product(range(2), repeat=2):
+            bent[:, n, m] = np.bincount(self.votes.rater, judged.information[n, m], count)
         bent += np.diag([SLOPE_SD**-2, BIAS_SD**-2])
         size, direction = np.linalg.eigh(bent)
         along = np.einsum("wji,jw->wi", direction, gradient[:-1].reshape(2, count)) / np.maximum(size, SLOPE_SD**-2)
@@ -225,15 +213,14 @@ class _Fit:
         slopes = self._in_haste(step[0], np.maximum(bent[:, 0, 0], SLOPE_SD**-2)) if count > 1 else np.zeros(1)
         moves = [slopes, step[1], np.zeros(1)]
         if self.has_ties:
-            moves[2] += gradient[-1] / max(float(judged.information[:, 2, 2].sum()), _LEAST_PRECISION)
+            moves[2] += gradient[-1] / max(float(judged.information[2, 2].sum()), _LEAST_PRECISION)
         slopes, biases, log_tie = (np.clip(move, -_LONGEST_STEP, _LONGEST_STEP) for move in moves)
         self.beta, self.bias, self._log_tie = self.beta + slopes, self.bias + biases, self._log_tie + float(log_tie[0])
         return float(np.abs(np.concatenate([step[0] * (count > 1), step[1], slopes, log_tie])).max())
 
-    def _gradient(self, judged: _Judged) -> np.ndarray:
+    def _gradient(self, judged: Derivatives) -> np.ndarray:
         """Of the log posterior, by slopes, biases and log nu: (2 raters + 1,)."""
-        gradient = np.zeros(2 * len(self.beta) + 1)
-        np.add.at(gradient, self._columns, judged.gradient)
+        gradient = np.bincount(self._columns.ravel(), judged.gradient.ravel(), 2 * len(self.beta) + 1)
         gradient[:-1] -= np.concatenate([(self.beta - 1) / SLOPE_SD**2, self.bias / BIAS_SD**2])
         return gradient
 
@@ -247,7 +234,7 @@ class _Fit:
             self.beta = rest[0] * factor
             for _ in range(_FOLLOWING):
                 self._sweep()
-            along.append(float(rest[0] @ self._gradient(self._judge()[0])[: len(self.beta)]))
+            along.append(float(rest[0] @ self._gradient(derivatives(self._cavities()))[: len(self.beta)]))
             self.beta, self._precision, self._pull, self.mean, self._covariance = rest
         return (along[0] - along[1]) / (2 * _DIFFERENCE)
 
@@ -264,7 +251,7 @@ class _Fit:
         alike = float((weight * self.beta) @ step / max((weight * self.beta) @ self.beta, 1e-12))
         return step + (self._haste - 1) * alike * self.beta
 
-    def _covariance_of_parameters(self, judged: _Judged) -> tuple[Any, csr_array]:
+    def _covariance_of_parameters(self, judged: Derivatives) -> tuple[Any, csr_array]:
         """Covariance of slopes, biases and log nu, 0 of what is held fixed; and how the scores move with them, (images,
         parameters).
 
@@ -273,7 +260,7 @@ class _Fit:
         """
         votes, count = self.votes, len(self.beta)
         number, width = np.arange(len(votes)), 2 * count + 1
-        places = (np.repeat(number, 3), self._columns.ravel())
+        places = (np.tile(number, 3), self._columns.ravel())
         response = csr_array((judged.response.ravel(), places), (len(votes), width))
         by_score = csr_array(self.blocks.differences().T @ response)
         moved = csr_array(self.blocks.matrix(self._covariance) @ by_score)
@@ -284,7 +271,7 @@ class _Fit:
             precision = self._sum(judged.information).diagonal() + prior
             return csr_array(diags_array(is_free / np.maximum(precision, _LEAST_PRECISION))), moved
         _, variance = self.blocks.of_differences(self.mean, self._covariance)
-        own = variance[:, None, None] * judged.response[:, :, None] * judged.response[:, None, :]
+        own = variance * judged.response * judged.response[:, None]
         shared = (by_score.T @ moved).toarray() - self._sum(own).toarray()
         precision = self._sum(judged.information).toarray() + np.diag(prior)
         precision -= self._how_much(precision, shared) * shared
@@ -305,10 +292,10 @@ class _Fit:
         return float(np.clip((by_votes - self._bend_together()) / by_scores, 0, 2))
 
     def _sum(self, of_votes: np.ndarray) -> coo_array:
-        """What each vote says of its three parameters, (votes, 3, 3), for all: (parameters, parameters)."""
-        places = (np.repeat(self._columns, 3, axis=1).ravel(), np.tile(self._columns, 3).ravel())
+        """What each vote says of its three parameters, (3, 3, votes), for all: (parameters, parameters)."""
+        rows, columns = np.broadcast_arrays(self._columns[:, None], self._columns)
         width = 2 * len(self.beta) + 1
-        return coo_array((of_votes.ravel(), places), (width, width))
+        return coo_array((of_votes.ravel(), (rows.ravel(), columns.ravel())), (width, width))
 
     def results(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Standard errors of the scores, (images,); of slopes, biases and log nu, (2 raters + 1,), nan of what is held
@@ -317,7 +304,7 @@ class _Fit:
         A score's variance is the Gaussian's, and what it owes to the parameters. How large all slopes are is as unsure
         as how far the images are apart, which says nothing of one rater against another.
         """
-        judged, _, _ = self._judge()
+        judged = derivatives(self._cavities())
         covariance, moved = self._covariance_of_parameters(judged)
         more = [
             np.asarray(moved[rows].multiply(moved[rows] @ covariance).sum(axis=1)).ravel()
@@ -339,81 +326,3 @@ class _Fit:
 def _parts(length: int) -> Iterator[slice]:
     for start in range(0, length, _AT_ONCE):
         yield slice(start, min(start + _AT_ONCE, length))
-
-
-def _judge(
-    votes: Votes,
-    mean: np.ndarray,
-    variance: np.ndarray,
-    beta: np.ndarray,
-    bias: np.ndarray,
-    tie: float,
-    *,
-    is_wide: np.ndarray,
-) -> _Judged:
-    """All votes, where the difference of the two scores is N(mean, variance) without the vote."""
-    slope, shift = beta[votes.rater], bias[votes.rater] * votes.is_side_by_side
-    count = len(votes)
-    found = _Judged(
-        mean=np.empty(count),
-        variance=np.empty(count),
-        gradient=np.empty((count, 3)),
-        information=np.empty((count, 3, 3)),
-        response=np.empty((count, 3)),
-    )
-    for rows, nodes in ((np.flatnonzero(~is_wide), _FEW_NODES), (np.flatnonzero(is_wide), _MANY_NODES)):
-        for part in _parts(len(rows)):
-            each = rows[part]
-            _judge_some(
-                found,
-                each,
-                np.polynomial.hermite_e.hermegauss(nodes),
-                (mean[each], np.sqrt(variance[each]), slope[each], shift[each], tie),
-                (votes.outcome[each], votes.weight[each], votes.is_side_by_side[each]),
-            )
-    return found
-
-
-def _judge_some(
-    found: _Judged,
-    rows: np.ndarray,
-    rule: tuple[np.ndarray, np.ndarray],
-    model: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float],
-    said: tuple[np.ndarray, np.ndarray, np.ndarray],
-) -> None:
-    """Fill in some rows, by sums over the nodes of a rule for integrals with a normal density."""
-    (mean, sd, slope, shift, tie), (outcome, weight, is_side_by_side) = model, said
-    nodes, density = rule
-    apart = mean[:, None] + sd[:, None] * nodes  # (votes, nodes) from here on
-    up = np.exp(np.clip((slope[:, None] * apart + shift[:, None]) / 2, -300, 300))
-    total = up + 1 / up + tie
-    first, second, equal = up / total, 1 / (up * total), tie / total
-    likelihood = np.where(outcome[:, None] > 0, first, np.where(outcome[:, None] < 0, second, equal))
-    if (weight != 1).any():
-        likelihood **= weight[:, None]
-    chance = likelihood * density
-    chance /= chance.sum(1, keepdims=True)
-
-    def expected(values: np.ndarray, *more: np.ndarray) -> np.ndarray:
-        return np.einsum(",".join(["vn"] * (2 + len(more))) + "->v", chance, values, *more)
-
-    found.mean[rows] = middle = expected(apart)
-    away = apart - middle[:, None]
-    found.variance[rows] = spread = expected(away, away)
-    leaning = first - second
-    pull = (outcome[:, None] - leaning) / 2
-    bend, lean = (first + second - leaning**2) / 4, leaning * equal / 2
-    scores = [pull * apart, pull, (outcome[:, None] == 0) - equal]
-    complete = [
-        [expected(bend, apart, apart), expected(bend, apart), -expected(lean, apart)],
-        [expected(bend, apart), expected(bend), -expected(lean)],
-        [-expected(lean, apart), -expected(lean), expected(equal - equal**2)],
-    ]
-    counts = np.column_stack([weight, weight * is_side_by_side, weight])
-    for n, score in enumerate(scores):
-        found.gradient[rows, n] = counts[:, n] * expected(score)
-        found.response[rows, n] = counts[:, n] * expected(score, away) / spread
-        centred = score - expected(score)[:, None]
-        for m, other in enumerate(scores):
-            both = weight * complete[n][m] - weight**2 * expected(centred, other)
-            found.information[rows, n, m] = both * (is_side_by_side if 1 in (n, m) else 1)

@@ -6,8 +6,12 @@ So its covariance is a matrix of blocks, which are inverted many at a time.
 from itertools import pairwise
 
 import numpy as np
+from scipy.linalg import get_lapack_funcs
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
+
+_LARGE = 30
+"""Rows of a block from which on a factorisation of its own is faster than the inversion of many at a time."""
 
 
 class ScoreBlocks:
@@ -39,6 +43,7 @@ class ScoreBlocks:
             for a, b in pairwise(edges)
         ]
         self._diagonal = self._row + column
+        self._pairs = self._diagonal[first], self._diagonal[second]
         self._one, self._other = self._row[first] + column[second], self._row[second] + column[first]
         self._entries = int(starts[-1])
 
@@ -51,7 +56,7 @@ class ScoreBlocks:
         """Mean (images,) and covariance, as `covariance_of` and `matrix` take it, where of each pair's difference d a
         factor exp(pull d - precision d^2 / 2) is known.
         """
-        one, other = self._diagonal[self.first], self._diagonal[self.second]
+        one, other = self._pairs
         places = np.concatenate([self._diagonal, one, other, self._one, self._other])
         values = np.concatenate([np.ones(len(self.part)), precision, precision, -precision, -precision])
         held = np.bincount(places, weights=values, minlength=self._entries)
@@ -59,14 +64,14 @@ class ScoreBlocks:
         toward = np.bincount(self.first, pull, count) - np.bincount(self.second, pull, count)
         toward, mean = toward[self._order], np.empty(count)
         for size, entries, images in self._runs:
-            inverse = np.linalg.inv(held[entries].reshape(-1, size, size))
+            inverse = _inverse(held[entries].reshape(-1, size, size))
             held[entries] = inverse.ravel()
             mean[self._order[images]] = (inverse @ toward[images].reshape(-1, size, 1)).ravel()
         return mean, held
 
     def of_differences(self, mean: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and variance of each pair's difference."""
-        one, other = self._diagonal[self.first], self._diagonal[self.second]
+        one, other = self._pairs
         variance = covariance[one] + covariance[other] - covariance[self._one] - covariance[self._other]
         return mean[self.first] - mean[self.second], variance
 
@@ -90,3 +95,16 @@ class ScoreBlocks:
         values = np.repeat([1.0, -1.0], len(number))
         places = (np.tile(number, 2), np.concatenate([self.first, self.second]))
         return csr_array((values, places), (len(number), len(self.part)))
+
+
+def _inverse(blocks: np.ndarray) -> np.ndarray:
+    """Of symmetric positive definite matrices (blocks, rows, rows)."""
+    if blocks.shape[1] < _LARGE:
+        return np.linalg.inv(blocks)
+    factorise, invert = get_lapack_funcs(("potrf", "potri"), (blocks,))
+    inverses = np.empty_like(blocks)
+    for block, inverse in zip(blocks, inverses, strict=True):
+        half, _ = invert(factorise(block.T, lower=True)[0], lower=True, overwrite_c=True)  # above the diagonal 0
+        np.add(half, half.T, out=inverse)
+        np.fill_diagonal(inverse, half.diagonal())
+    return inverses
