@@ -45,8 +45,11 @@ _WIDE = 1.0
 """Standard deviation of d above which a vote's integral takes many nodes."""
 _AT_ONCE = 100_000
 """Images worked on at a time."""
-_LONGEST_STEP = 0.5
-_LEAST_HASTE, _MOST_HASTE = 0.05, 10.0
+_LONGEST_STEP, _LEAST_SHARE = 0.5, 0.05
+_NEAR = 0.5
+"""Largest step of a parameter from which on the steps before it are used to shorten the way."""
+_REMEMBERED, _GROWN = 2, 3
+"""Steps so used, and the factor by which a step is longer than the last where they have misled."""
 _DIFFERENCE, _FOLLOWING = 0.05, 6
 """Share by which all slopes are changed to see how the evidence bends, and sweeps in which the scores follow."""
 _MOST_RATERS = 500
@@ -158,7 +161,9 @@ class _Fit:
         self.has_ties = not votes.outcome.all()
         self._columns = np.stack([votes.rater, count + votes.rater, np.full(len(votes), 2 * count)])
         self._log_tie = 0.0
-        self._haste, self._last_step = 1.0, np.zeros(count)
+        self._share, self._last_step = 1.0, np.zeros(2 * count + 1)
+        self._path: list[tuple[np.ndarray, np.ndarray]] = []
+        """Where the parameters were of late, and Newton's steps from there."""
         self._is_wide = np.zeros(len(votes), bool)
         self._precision, self._pull = np.zeros(len(votes)), np.zeros(len(votes))
         self.mean, self._covariance = blocks.posterior(self._precision, self._pull)
@@ -169,8 +174,7 @@ class _Fit:
 
     def run(self) -> bool:
         """Move scores and parameters until all rest; whether it came to that."""
-        for _ in range(_MOST_SWEEPS // 2):
-            self._sweep()  # the scores follow the parameters before these move again
+        for _ in range(_MOST_SWEEPS):
             before = self.mean
             self._sweep()
             moved = self._step(derivatives(self._cavities()))
@@ -201,7 +205,30 @@ class _Fit:
         return Cavities(votes, alone, 1 / precision, slope, shift, self.tie, self._is_wide)
 
     def _step(self, judged: Derivatives) -> float:
-        """One step of Newton's method for each rater by themselves, and for nu; the largest change."""
+        """Move all parameters; the largest change. Far from rest it is by a share of Newton's step, less where steps go
+        to and fro and more where they go the same way.
+        """
+        count = len(self.beta)
+        step, weight = self._newton(judged)
+        longest = float(np.abs(step).max())
+        same_way = (weight * step) @ self._last_step > 0
+        self._share = min(self._share * 1.3, 1.0) if same_way else max(self._share / 2, _LEAST_SHARE)
+        self._last_step = step
+        if longest >= _NEAR or (self._path and longest > _GROWN * np.abs(self._path[-1][1]).max()):
+            self._path = []
+        if longest < _NEAR:
+            here = np.concatenate([self.beta, self.bias, [self._log_tie]])
+            self._path = [*self._path[-_REMEMBERED:], (here, step)]
+        move = _shortened(self._path, weight) if len(self._path) > 1 else self._share * step
+        move = np.clip(move, -_LONGEST_STEP, _LONGEST_STEP)
+        self.beta, self.bias = self.beta + move[:count], self.bias + move[count:-1]
+        self._log_tie += float(move[-1])
+        return max(longest, float(np.abs(move).max()))
+
+    def _newton(self, judged: Derivatives) -> tuple[np.ndarray, np.ndarray]:
+        """The step of Newton's method for each rater by themselves, and for nu, with the scores held; and the precision
+        of each parameter alone: (2 raters + 1,) each.
+        """
         count, gradient = len(self.beta), self._gradient(judged)
         bent = np.empty((count, 2, 2))
         for n, m in product(range(2), repeat=2):
@@ -209,14 +236,11 @@ class _Fit:
         bent += np.diag([SLOPE_SD**-2, BIAS_SD**-2])
         size, direction = np.linalg.eigh(bent)
         along = np.einsum("wji,jw->wi", direction, gradient[:-1].reshape(2, count)) / np.maximum(size, SLOPE_SD**-2)
-        step = np.einsum("wij,wj->iw", direction, along)
-        slopes = self._in_haste(step[0], np.maximum(bent[:, 0, 0], SLOPE_SD**-2)) if count > 1 else np.zeros(1)
-        moves = [slopes, step[1], np.zeros(1)]
-        if self.has_ties:
-            moves[2] += gradient[-1] / max(float(judged.information[2, 2].sum()), _LEAST_PRECISION)
-        slopes, biases, log_tie = (np.clip(move, -_LONGEST_STEP, _LONGEST_STEP) for move in moves)
-        self.beta, self.bias, self._log_tie = self.beta + slopes, self.bias + biases, self._log_tie + float(log_tie[0])
-        return float(np.abs(np.concatenate([step[0] * (count > 1), step[1], slopes, log_tie])).max())
+        slopes, biases = np.einsum("wij,wj->iw", direction, along)
+        of_tie = max(float(judged.information[2, 2].sum()), _LEAST_PRECISION)
+        step = np.concatenate([slopes * (count > 1), biases, [gradient[-1] / of_tie * self.has_ties]])
+        weight = np.concatenate([bent[:, 0, 0], bent[:, 1, 1], [of_tie]])
+        return step, np.maximum(weight, _LEAST_PRECISION)
 
     def _gradient(self, judged: Derivatives) -> np.ndarray:
         """Of the log posterior, by slopes, biases and log nu: (2 raters + 1,)."""
@@ -237,19 +261,6 @@ class _Fit:
             along.append(float(rest[0] @ self._gradient(derivatives(self._cavities()))[: len(self.beta)]))
             self.beta, self._precision, self._pull, self.mean, self._covariance = rest
         return (along[0] - along[1]) / (2 * _DIFFERENCE)
-
-    def _in_haste(self, step: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        """The step of all slopes, longer in the direction in which all grow alike: there the scores give way, so that
-        steps of one rater at a time are too short. It is lengthened while steps go the same way. When they go to and
-        fro, that ends, and then the whole step gets shorter.
-        """
-        same_way = (weight * step) @ self._last_step > 0
-        self._haste = min(self._haste * 1.3, _MOST_HASTE) if same_way else max(self._haste / 2, _LEAST_HASTE)
-        self._last_step = step
-        if self._haste <= 1:
-            return step * self._haste
-        alike = float((weight * self.beta) @ step / max((weight * self.beta) @ self.beta, 1e-12))
-        return step + (self._haste - 1) * alike * self.beta
 
     def _covariance_of_parameters(self, judged: Derivatives) -> tuple[Any, csr_array]:
         """Covariance of slopes, biases and log nu, 0 of what is held fixed; and how the scores move with them, (images,
@@ -326,3 +337,17 @@ class _Fit:
 def _parts(length: int) -> Iterator[slice]:
     for start in range(0, length, _AT_ONCE):
         yield slice(start, min(start + _AT_ONCE, length))
+
+
+def _shortened(path: Sequence[tuple[np.ndarray, np.ndarray]], weight: np.ndarray) -> np.ndarray:
+    """The move from the last of some points, (parameters,), that have steps, by Anderson's acceleration (1965,
+    doi:10.1145/321296.321305).
+
+    Steps of one rater at a time are too short where all slopes grow alike, because there the scores give way, and too
+    long elsewhere. How the step changed from point to point tells: the point between them where it would be least in
+    squares by `weight` is where the last step is taken from.
+    """
+    points, steps = (np.array(each).T for each in zip(*path, strict=True))
+    moved, changed, root = np.diff(points), np.diff(steps), np.sqrt(weight)
+    back = np.linalg.lstsq(root[:, None] * changed, root * steps[:, -1], rcond=1e-6)[0]
+    return steps[:, -1] - (moved + changed) @ back
