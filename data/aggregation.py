@@ -50,7 +50,7 @@ _NEAR = 0.5
 """Largest step of a parameter from which on the steps before it are used to shorten the way."""
 _REMEMBERED, _GROWN = 2, 3
 """Steps so used, and the factor by which a step is longer than the last where they have misled."""
-_DIFFERENCE, _FOLLOWING = 0.05, 6
+_DIFFERENCE, _FOLLOWING = 0.05, 4
 """Share by which all slopes are changed to see how the evidence bends, and sweeps in which the scores follow."""
 _MOST_RATERS = 500
 """Raters up to whom all parameters' standard errors take account of each other."""
@@ -248,9 +248,9 @@ class _Fit:
         gradient[:-1] -= np.concatenate([(self.beta - 1) / SLOPE_SD**2, self.bias / BIAS_SD**2])
         return gradient
 
-    def _bend_together(self) -> float:
-        """Minus the second derivative of the log posterior where all slopes grow alike and the scores follow, by
-        differences.
+    def _bend_alike(self) -> np.ndarray:
+        """How the gradient of the log posterior falls where all slopes grow alike, by a share of their own, and the
+        scores follow, by differences: (2 raters + 1,).
         """
         rest = self.beta, self._precision, self._pull, self.mean, self._covariance
         along = []
@@ -258,7 +258,7 @@ class _Fit:
             self.beta = rest[0] * factor
             for _ in range(_FOLLOWING):
                 self._sweep()
-            along.append(float(rest[0] @ self._gradient(derivatives(self._cavities()))[: len(self.beta)]))
+            along.append(self._gradient(derivatives(self._cavities())))
             self.beta, self._precision, self._pull, self.mean, self._covariance = rest
         return (along[0] - along[1]) / (2 * _DIFFERENCE)
 
@@ -285,22 +285,30 @@ class _Fit:
         own = variance * judged.response * judged.response[:, None]
         shared = (by_score.T @ moved).toarray() - self._sum(own).toarray()
         precision = self._sum(judged.information).toarray() + np.diag(prior)
-        precision -= self._how_much(precision, shared) * shared
+        precision = self._corrected(precision, shared)
         kept = np.flatnonzero(is_free)
         size, direction = np.linalg.eigh(precision[np.ix_(kept, kept)])
         covariance = np.zeros((width, width))
         covariance[np.ix_(kept, kept)] = direction / np.maximum(size, _LEAST_PRECISION) @ direction.T
         return covariance, moved
 
-    def _how_much(self, single: np.ndarray, shared: np.ndarray) -> float:
-        """What to multiply the shared part with: it is of first order in the scores, too much where images have few
-        answers. With it, precision is right where all slopes grow alike, which is where it matters most.
+    def _corrected(self, single: np.ndarray, shared: np.ndarray) -> np.ndarray:
+        """What single votes say, less what they owe to shared scores. That is of first order in the scores, too much
+        where images have few answers, so that no more of it is taken than is right where all slopes grow alike. There
+        the precision is known, and is made right with as little else changed as can be, by the update of Broyden,
+        Fletcher, Goldfarb and Shanno (Nocedal and Wright 2006, doi:10.1007/978-0-387-40065-5, Eq. 6.19).
         """
-        count = len(self.beta)
-        by_votes, by_scores = (self.beta @ each[:count, :count] @ self.beta for each in (single, shared))
-        if count == 1 or abs(by_scores) < 1e-3 * by_votes:
-            return 1.0
-        return float(np.clip((by_votes - self._bend_together()) / by_scores, 0, 2))
+        if len(self.beta) == 1:
+            return single - shared
+        alike, bend = np.append(self.beta, np.zeros(len(self.beta) + 1)), self._bend_alike()
+        by_votes, by_scores = (float(alike @ each @ alike) for each in (single, shared))
+        is_little = abs(by_scores) < 1e-3 * by_votes
+        share = 1.0 if is_little else float(np.clip((by_votes - alike @ bend) / by_scores, 0, 1))
+        precision = single - share * shared
+        held = precision @ alike
+        if min(alike @ held, alike @ bend) <= 0:  # a saddle, as where raters always disagree
+            return precision
+        return precision - np.outer(held, held) / (alike @ held) + np.outer(bend, bend) / (alike @ bend)
 
     def _sum(self, of_votes: np.ndarray) -> coo_array:
         """What each vote says of its three parameters, (3, 3, votes), for all: (parameters, parameters)."""
