@@ -322,6 +322,21 @@ def test_reliability_is_against_the_median_rater_and_surer_than_the_slope():
     assert raters[2].reliability == pytest.approx(0.5, abs=3 * raters[2].reliability_se)
 
 
+def test_the_fit_comes_to_rest_soon_where_images_have_one_answer_each(monkeypatch: pytest.MonkeyPatch):
+    """Nearly nothing is known of how large all slopes are, so that steps of one rater at a time creep there."""
+    rng = np.random.default_rng(9)
+    pairs = np.arange(4000).reshape(-1, 2)
+    votes = a_world(rng, pairs, [1.2] * 8 + [0.0, -1.0], tie=0.4, images_of_a_prompt=2).votes
+    monkeypatch.setattr(aggregation, "_MOST_SWEEPS", 20)
+    soon = aggregate(votes)
+    monkeypatch.setattr(aggregation, "_MOST_SWEEPS", 1000)
+    monkeypatch.setattr(aggregation, "_SETTLED", 1e-6)
+    late = aggregate(votes)
+    assert soon.notes == late.notes == ()
+    for name, one in late.raters.items():
+        assert soon.raters[name].beta == pytest.approx(one.beta, abs=0.005)
+
+
 def test_of_two_who_always_disagree_nobody_can_say_who_is_turned_round():
     said = [(str(n), rater, outcome) for n in range(60) for rater, outcome in (("ann", 1), ("bob", -1))]
     votes = [Vote(prompt, "a", "b", outcome, rater) for prompt, rater, outcome in said]
