@@ -231,14 +231,16 @@ class Accounts:
         return {"rater": self._describe(rater)}
 
     def erase(self, name: str, erasures: Erasures, *, ratings: Fate = "keep") -> dict[str, Any]:
-        """Forget who a rater is, now in store and journal, and in the files as soon as nobody works with them."""
-        if ratings not in ("keep", "void"):
-            raise ConfigError(f"ratings is {ratings!r}.", hint="Use keep or void.")
+        """Forget who a rater is, now in store and journal, and in the files as soon as nobody works with them.
+
+        The `rater` told is who stands in their place: of who is deleted nobody does.
+        """
+        if ratings not in ("keep", "delete"):
+            raise ConfigError(f"ratings is {ratings!r}.", hint="Use keep or delete.")
         receipt = erasures.begin(self._find(name).rater_id, ratings)
         erasures.finish()
-        erased = self.store.rater_by_name(receipt.pseudonym)
-        assert erased is not None  # who stands in their place
-        return {"rater": self._describe(erased), "ratings": ratings, "receipt": receipt.file_name}
+        left = self.store.rater_by_name(receipt.pseudonym)
+        return {"rater": self._describe(left) if left else None, "ratings": ratings, "receipt": receipt.file_name}
 
     def overview(self) -> dict[str, Any]:
         """Everybody, and every invite, without anything that lets anybody in."""

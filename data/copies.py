@@ -19,7 +19,9 @@ class Copy:
     """Absolute."""
     made_at: datetime
     seq: int
-    """Number of the last fact that it holds."""
+    """Number of the last fact that it holds, as they were numbered then: a deletion moves later ones up. So a copy from
+    before one may be named in the receipt of somebody who came after it; none that holds somebody is left out.
+    """
     has_names: bool
     """Whether raters go by their own names in it."""
 

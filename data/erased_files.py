@@ -70,7 +70,7 @@ def snapshots_with(workspace: Workspace, person: Person) -> tuple[dict[str, Know
 def change_snapshot(path: Path, known: Known, person: Person) -> str:
     """Write a snapshot without the person, unless that is done; its hash now.
 
-    With `void` their rows are left out. Otherwise they have the new id, in the order that the store would write.
+    With `keep` their rows have the new id, in the order that the store would write. Otherwise they are left out.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -78,7 +78,7 @@ def change_snapshot(path: Path, known: Known, person: Person) -> str:
     if sha256_of_file(path) == known.sha256:
         table = pq.read_table(path)
         place, raters = table.schema.get_field_index("rater_id"), table["rater_id"].to_pylist()
-        if person.ratings == "void":
+        if person.ratings != "keep":
             table = table.filter(pa.array([rater != person.rater_id for rater in raters]))
         else:
             renamed = [person.new_id if rater == person.rater_id else rater for rater in raters]
@@ -168,13 +168,13 @@ def _json_without(text: str, person: Person, hashes: Mapping[str, tuple[Known, s
 
 
 def _without(value: Any, person: Person, hashes: Mapping[str, tuple[Known, str]]) -> Any:
-    """A JSON value without the person: what was said of them alone goes with `void`, else it has the new id."""
-    is_void = person.ratings == "void"
+    """A JSON value without the person: what was said of them alone goes too, but with `keep` it has the new id."""
+    is_kept = person.ratings == "keep"
     if isinstance(value, list):
         return [
             _without(item, person, hashes)
             for item in value
-            if not (is_void and isinstance(item, dict) and item.get("rater") == person.rater_id)
+            if is_kept or not (isinstance(item, dict) and item.get("rater") == person.rater_id)
         ]
     if not isinstance(value, dict):
         return person.new_id if value == person.rater_id else value
@@ -184,7 +184,7 @@ def _without(value: Any, person: Person, hashes: Mapping[str, tuple[Known, str]]
         if key == "erasures":
             continue
         if key == person.rater_id:
-            if not is_void:
+            if is_kept:
                 kept[person.new_id] = _without(item, person, hashes)
         elif key in _NAMES_RATER and item == person.name:
             kept[key] = person.new_name

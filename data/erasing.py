@@ -9,7 +9,7 @@ step can be done again. So it is finished by whoever is first: the thread that b
 import json
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,7 +31,7 @@ from data.erasure import Erasure, Fate
 from data.receipts import LearnedFrom, Receipt, note_written_anew, write_receipt
 from data.store import Store
 from data.workspace import Workspace, fsync_dir, write_atomically
-from hitl.core.errors import HitlError
+from hitl.core.errors import ConfigError, HitlError
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +78,9 @@ class Erasures:
         self._keep(intent)
         try:
             self.store.erase_rater(rater_id, ratings=ratings, new_id=erasure.new_id)
-        except BaseException:
-            if not self._is_there(erasure.new_id):  # else it is erased, and only the rest was hindered
+        except BaseException as error:
+            # Who is gone is erased, and only the rest was hindered; but for who was not there to be erased.
+            if isinstance(error, ConfigError) or self._is_there(rater_id):
                 self._path(intent).unlink()
                 raise
         receipt = self._receipt(intent)
@@ -172,14 +173,14 @@ class Erasures:
 
     def _receipt(self, intent: _Intent) -> Receipt:
         person = intent.person
-        lines, first = self._journal_lines(person.new_id)
+        lines, first, deleted = self._in_journal(person.new_id)
         before = [each for each in copies(self.workspace) if each.seq >= first]
         return Receipt(
             pseudonym=person.new_name,
             ratings=person.ratings,
             asked_at=person.erased_at,
             finished_at=None,
-            rows=self.store.rows_of_erased(person.new_id),
+            rows=deleted.get("rows") or self.store.rows_of_erased(person.new_id),
             journal_lines=lines,
             snapshots={name: known.rows for name, known in intent.snapshots.items()},
             files=intent.files,
@@ -198,15 +199,21 @@ class Erasures:
             learned_from=tuple(self._learned_from(intent)),
         )
 
-    def _journal_lines(self, new_id: str) -> tuple[int, int]:
-        """How many lines speak of who stands in the person's place, but for the one that says so; and the first."""
+    def _in_journal(self, new_id: str) -> tuple[int, int, Mapping[str, Any]]:
+        """How many lines spoke of the person, the number of the first, and what the journal says of a deletion.
+
+        Of who was deleted the journal says it; else the lines are those of who stands in their place.
+        """
         word, lines, first = f'"{new_id}"'.encode(), 0, 0
+        deleted: Mapping[str, Any] = {}
         with self.workspace.journal_path.open("rb") as file:
             for number, line in enumerate(file, 1):
-                if word in line and b'"event":"rater_erased"' not in line:
+                if word in line and b'"event":"rater_erased"' in line:
+                    deleted = json.loads(line)["data"].get("deleted", {})
+                elif word in line:
                     lines += 1
                     first = first or number
-        return lines, first
+        return deleted.get("lines", lines), deleted.get("first_line", first), deleted
 
     def _learned_from(self, intent: _Intent) -> list[LearnedFrom]:
         found, rounds = [], []

@@ -82,6 +82,32 @@ def apply(connection: Connection, events: Iterable[Event]) -> None:
             action(connection, batch)
 
 
+def move_up(connection: Connection, left_out: Sequence[int]) -> None:
+    """Give all rows the positions that they would have if the journal never had had the lines of these numbers."""
+    tables = connection.execute(
+        """
+        SELECT table_name FROM duckdb_columns()
+        JOIN duckdb_tables() USING (database_name, schema_name, table_name)
+        WHERE database_name = current_database() AND column_name = 'position' ORDER BY table_name
+        """
+    ).fetchall()
+    for (table,) in tables if left_out else []:
+        connection.execute(
+            f"""
+            UPDATE "{table}" SET position = moved.now
+            FROM (
+                SELECT position AS before, position - gone.lines * {_ROWS_PER_EVENT} AS now
+                FROM "{table}" ASOF JOIN (
+                    SELECT seq * {_ROWS_PER_EVENT} AS since, row_number() OVER (ORDER BY seq) AS lines
+                    FROM (SELECT unnest($1::BIGINT[]) AS seq)
+                ) AS gone ON "{table}".position >= gone.since
+            ) AS moved
+            WHERE position = moved.before
+            """,
+            [list(left_out)],
+        )
+
+
 def _insert(
     connection: Connection, table: str, types: dict[str, str], columns: Mapping[str, Sequence[object]], known: str = ""
 ) -> None:
@@ -365,17 +391,24 @@ def _practices_ended(connection: Connection, batch: Sequence[Event]) -> None:
 
 
 def _raters_erased(connection: Connection, batch: Sequence[Event]) -> None:
-    """Names and ids are replaced already, here and in the journal (`data.erasure`). Nobody comes in as them again."""
+    """Names and ids are replaced already, here and in the journal (`data.erasure`). Nobody comes in as them again.
+
+    Of who is not there any more, since or before their rows were deleted, nothing is left to be shut.
+    """
     for event in batch:
         rater_id = event.data["rater_id"]
-        known = connection.execute("SELECT password_hash FROM accounts WHERE rater_id = ?", [rater_id]).fetchall()
         shut = {"rater_id": rater_id, "role": "rater", "is_disabled": True, "sessions": 0}
+        if event.data.get("has_accounts"):
+            _write_accounts(connection, [{**shut, "password_hash": ""}])
+        if not connection.execute("SELECT 1 FROM raters WHERE rater_id = ?", [rater_id]).fetchall():
+            continue
+        known = connection.execute("SELECT password_hash FROM accounts WHERE rater_id = ?", [rater_id]).fetchall()
         _write_accounts(connection, [{**shut, "password_hash": known[0][0] if known else None}])
         connection.execute(
             "UPDATE invites SET revoked_at = ? WHERE rater_id = ? AND used_at IS NULL AND revoked_at IS NULL",
             [_time(event.data["erased_at"]), rater_id],
         )
-        if event.data["ratings"] == "void":
+        if event.data["ratings"] == "void":  # as it was before ratings could be deleted
             # Whatever other columns a rating has are copied, so that this need not know them.
             connection.execute(
                 """

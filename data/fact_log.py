@@ -37,7 +37,7 @@ class FactLog:
 
     def __init__(self, database: Database, *, journal: Journal | None = None, lock: StoreLock | None = None) -> None:
         self._database = database
-        self._journal = journal
+        self._journal: Journal | None = journal
         self._lock = lock
         self._seen = _position(database)
         self._since_checkpoint = 0
@@ -206,7 +206,9 @@ class FactLog:
 
     @property
     def position(self) -> int:
-        """Number of the last fact: what was worked out at the same one still holds."""
+        """Number of the last fact. What was worked out at the same `journal_position` still holds; a deletion brings
+        numbers back.
+        """
         return self._seen.seq
 
     @property

@@ -145,23 +145,39 @@ class Journal:
         self._end = end
         return self._end
 
-    def write_again(self, change: Callable[[Any], Any], event: str, data: dict[str, Any], at: datetime) -> Position:
-        """All lines with their data changed, and one more, in a second file; its end, for `adopt` once that is kept.
+    def write_again(
+        self,
+        change: Callable[[str, dict[str, Any]], dict[str, Any] | None],
+        event: str,
+        last: Callable[[Sequence[int]], dict[str, Any]],
+        at: datetime,
+    ) -> tuple[Position, list[int]]:
+        """All lines with their data changed, and one more, in a second file.
+
+        Args:
+            change: the data of a line as it is to be, given its event and data; None leaves the line out.
+            last: the data of the line more, given the numbers of those that were left out.
+
+        Returns:
+            The end of the second file, for `adopt` once that is kept; and the numbers of the lines that were left out.
 
         Raises:
             WorkspaceError: the disk is full.
         """
-        end = START
+        end, left_out = START, []
         with disk_errors(self._path), open(_rewriting(self._path), "wb") as file:
             os.fchmod(file.fileno(), 0o600)
             for entry in self.read(START):
-                line, end = _line(end, entry.event, change(entry.data), entry.at)
+                if (changed := change(entry.event, entry.data)) is None:
+                    left_out.append(entry.end.seq)
+                    continue
+                line, end = _line(end, entry.event, changed, entry.at)
                 file.write(line)
-            line, end = _line(end, event, data, at)
+            line, end = _line(end, event, last(left_out), at)
             file.write(line)
             file.flush()
             os.fsync(file.fileno())
-        return end
+        return end, left_out
 
     def adopt(self, end: Position) -> None:
         """The second file takes the first one's place."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 
 from data import events, rows, validation
 from data.database import Database
@@ -209,6 +210,7 @@ class People(FactLog):
     def erase_rater(self, rater_id: str, *, ratings: Fate = "keep", new_id: str = "") -> Rater:
         """Forget who a rater is (`data.erasure` says how); return who stands in their place, by default under a new id.
 
+        Of who is deleted nobody does: the id and the name are those by which the journal's last line and receipts go.
         What lies beside the store is reached by `data.erasing`.
 
         Raises:
@@ -217,12 +219,20 @@ class People(FactLog):
         with self._writing():
             assert self._journal is not None
             old = self._require_rater(rater_id)
-            erasure = Erasure(rater_id=rater_id, **({"new_id": new_id} if new_id else {}))
-            event = erasure.event(ratings=ratings, before=self._journal.end.hash)
-            end = self._journal.write_again(erasure.forget, "rater_erased", event, datetime.now(UTC))
+            invites = {each.invite_id for each in self.invites() if rater_id in (each.rater_id, each.used_by)}
+            erasure = Erasure(
+                rater_id=rater_id,
+                ratings=ratings,
+                invites=frozenset(invites),
+                **({"new_id": new_id} if new_id else {}),
+            )
+            now, before, has_accounts = datetime.now(UTC), self._journal.end.hash, self.has_accounts()
             with self._database.transaction() as writer:
-                erasure.apply(writer)
-                events.apply(writer, [events.Event(seq=end.seq, name="rater_erased", data=event)])
+                gone = erasure.apply(writer)
+                last = partial(erasure.event, at=now, before=before, rows=gone, has_accounts=has_accounts)
+                end, left_out = self._journal.write_again(erasure.line, "rater_erased", last, now)
+                events.move_up(writer, left_out)
+                events.apply(writer, [events.Event(seq=end.seq, name="rater_erased", data=last(left_out))])
                 writer.execute("UPDATE store_state SET has_erased = TRUE")
                 set_position(writer, end)
             try:

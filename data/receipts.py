@@ -34,10 +34,11 @@ class Receipt:
     finished_at: str | None
     """None while files wait to be changed: until a stage, or `hitl fit`, that works with them is over."""
     rows: Mapping[str, int] = field(default_factory=dict)
-    """By table of the store: how many rows named them, and have the pseudonym's id now."""
+    """By table of the store: rows that were theirs. With `keep` they have the pseudonym's id, else they are gone."""
     journal_lines: int = 0
+    """The same of the journal."""
     snapshots: Mapping[str, int] = field(default_factory=dict)
-    """Rows of theirs that each held: taken out with `void`, else under the pseudonym's id."""
+    """The same of each snapshot."""
     files: tuple[str, ...] = ()
     """Others that were written again without them."""
     reports: tuple[str, ...] = ()
@@ -85,13 +86,15 @@ def note_written_anew(workspace: Workspace) -> None:
 
 def in_words(receipt: Receipt, path: Path) -> str:
     """For people."""
-    fate = "no longer count" if receipt.ratings == "void" else "stay under that name"
+    is_kept = receipt.ratings == "keep"
+    fate = "stay under that name" if is_kept else "are deleted; the receipt goes by the name"
     state = "Erased" if receipt.finished_at else "Erased from store and journal; files follow"
     lines = [f"{state}. The ratings {fate}: {receipt.pseudonym}"]
-    rows = [f"{table} {count}" for table, count in receipt.rows.items()]
-    lines += _line("store", ", ".join(rows))
-    lines += _line("journal", f"{receipt.journal_lines} lines, and the chain is written again")
-    verb = "taken out of" if receipt.ratings == "void" else "renamed in"
+    rows = ", ".join(f"{table} {count}" for table, count in receipt.rows.items())
+    lines += _line("store", rows if is_kept else f"deleted {rows}")
+    changed = f"{'' if is_kept else 'deleted '}{receipt.journal_lines} lines"
+    lines += _line("journal", f"{changed}, and the chain is written again")
+    verb = "renamed in" if is_kept else "deleted from"
     lines += [
         line
         for name, count in receipt.snapshots.items()

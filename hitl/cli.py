@@ -284,7 +284,7 @@ def raters_disable(
 def raters_erase(
     name: RaterArgument,
     ratings: Annotated[
-        str, typer.Option("--ratings", help="keep them under a pseudonym, or void them: they no longer count.")
+        str, typer.Option("--ratings", help="keep: they stay and count, under a pseudonym. delete: they go too.")
     ] = "keep",
     yes: Annotated[bool, typer.Option("--yes", help="Do it without asking. It cannot be undone.")] = False,
     workspace: WorkspaceOption = None,

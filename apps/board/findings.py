@@ -12,6 +12,7 @@ from datetime import datetime
 from data.aggregation import aggregate
 from data.agreement import Agreement
 from data.answered import Answered, agreements, answered, votes_of
+from data.journal import Position
 from data.quality import RaterQuality, raters_quality, slopes_of
 from data.store import Store
 from data.win_rates import model_name
@@ -39,10 +40,10 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
-    """The state of one round, or of all, at one position of the store."""
+    """The state of one round, or of all, at one position of the journal."""
 
     round: int | None
-    position: int
+    position: Position
     given: tuple[datetime, ...]
     """When each answer came; skips left out, checks not."""
     agreements: Mapping[str, Agreement]
@@ -52,7 +53,7 @@ class Findings:
 
 def find(store: Store, round: int | None) -> Findings:
     """All of it, now. `round` is a number, or None for every round."""
-    position = store.position
+    position = store.journal_position
     said = answered(store, round)
     return Findings(
         round=round,
@@ -119,7 +120,7 @@ class Finder:
         with self._lock:
             kept = self._kept[round]
             is_old = kept.findings is None or (
-                kept.findings.position != self.store.position and time.monotonic() >= kept.next_at
+                kept.findings.position != self.store.journal_position and time.monotonic() >= kept.next_at
             )
             if kept.coming is None and is_old:
                 kept.coming = self._worker.submit(self._renew, round)

@@ -158,7 +158,7 @@ async function eraseMe() {
   for (const key of keys.filter((each) => each === 'hitl.name' || (each.startsWith('hitl.') && each.includes(owner)))) storage.removeItem(key);
   find('#hitl-name').value = '';
   setView('gone');
-  find('[data-gone]').textContent = t(fate === 'keep' ? 'gone.kept' : 'gone.void', { name: answer.body.left_as });
+  find('[data-gone]').textContent = t(fate === 'keep' ? 'gone.kept' : 'gone.deleted', { name: answer.body.left_as });
   say(t('gone.title'));
   focusTitle('gone');
 }

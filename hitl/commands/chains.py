@@ -126,7 +126,7 @@ def _snapshot(facts: Facts) -> list[str]:
     raters = [f"{name} {count}" for name, count in facts.get("raters", {}).items()]
     prompts = [f"“{_short(text)}” {count}" for text, count in facts.get("prompts", {}).items()]
     erased = [
-        f"{each['pseudonym']}, {_count(each['rows'], 'answer')} {'taken out' if each['ratings'] == 'void' else 'kept'};"
+        f"{each['pseudonym']}, {_count(each['rows'], 'answer')} {'kept' if each['ratings'] == 'keep' else 'taken out'};"
         f" before it was {each['snapshot']}"
         for each in facts["erasures"]
     ]

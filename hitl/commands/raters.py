@@ -154,7 +154,7 @@ def _confirm(name: str, ratings: str) -> None:
     """Raise a ConfigError where nobody can be asked, typer.Abort where the answer is no."""
     if not sys.stdin.isatty():
         raise ConfigError(f"Erasing {name!r} cannot be undone.", hint="Add --yes to do it.")
-    fate = "keeping their ratings under a pseudonym" if ratings == "keep" else "voiding their ratings"
+    fate = "keeping their ratings under a pseudonym" if ratings == "keep" else "with all that they rated"
     typer.confirm(f"Erase {name!r}, {fate}? It cannot be undone.", abort=True, err=True)
 
 

@@ -123,7 +123,7 @@ class House:
         self.clients.clear()
         for rater in self.store.raters():
             if rater.name != "Boss" and not rater.name.startswith("erased"):
-                self.store.erase_rater(rater.rater_id, ratings="void")
+                self.store.erase_rater(rater.rater_id, ratings="delete")
 
     def close(self) -> None:
         self.empty()

@@ -51,13 +51,16 @@ def fill(workspace: Workspace, store: Store, tasks: int = 3) -> list[Task]:
     store.add_tasks(made)
     store.add_rater(a_rater("ann"))
     store.add_rater(a_rater("zed"))
+    store.add_rater(a_rater("eve"))
     store.set_account(Account(rater_id="ann", role="admin", password_hash="x"))
     for task in made:
         store.add_rating(a_rating(task, "ann"))
     store.add_rating(a_rating(made[0], "ann", None, voids=store.ratings()[0].rating_id))
     store.add_rating(a_rating(made[1], "zed", payload={"choice": "tie", "note": "mine"}))
+    store.add_rating(a_rating(made[2], "eve"))
     store.add_metrics(1, "train", [{"step": 1, "name": "loss", "value": float("inf")}])
-    store.erase_rater("zed", ratings="void")
+    store.erase_rater("zed")
+    store.erase_rater("eve", ratings="delete")
     frozen = store.write_snapshot(workspace.round_dir(1) / "snapshot.parquet", 1)
     workspace.write_manifest(1, "rate", {"snapshot": frozen.sha256})
     return made
@@ -116,7 +119,7 @@ def test_a_workspace_as_it_was_made_is_clean(hitl: Hitl, mine: Workspace):
         ("DELETE FROM ratings WHERE rating_id = $1", "ratings has 1 row in the journal alone"),
         ("INSERT INTO outcomes FROM outcomes WHERE rating_id = $1", "outcomes has 1 row in the store alone"),
         ("UPDATE images SET provenance = '{}' WHERE $1 <> ''", "images has 6 rows in the store alone"),
-        ("DELETE FROM accounts WHERE $1 <> ''", "accounts has 2 rows in the journal alone"),
+        ("DELETE FROM accounts WHERE $1 <> ''", "accounts has 3 rows in the journal alone"),
         ("UPDATE metrics SET value = 1 WHERE $1 <> ''", "metrics has 1 row in the store alone"),
         ("UPDATE tasks SET propensity = 0.5 WHERE task_id = 't1' AND $1 <> ''", "tasks has 1 row in the store alone"),
     ],
@@ -133,7 +136,7 @@ def test_a_row_that_was_changed_is_found_and_a_rebuild_mends_it(hitl: Hitl, mine
     assert "hitl db rebuild" in found["hint"]
     code, out, _ = hitl("db", "rebuild")
     assert code == 0
-    assert "1 prompts, 6 images, 3 tasks, 6 ratings, 2 raters" in out
+    assert "1 prompts, 6 images, 3 tasks, 5 ratings, 2 raters" in out
     assert (mine.root / "store.duckdb.before-rebuild").is_file()
     assert "store.duckdb.before-rebuild" in out
     assert differences(hitl) == []

@@ -88,7 +88,7 @@ def test_an_erased_rater_is_nowhere_in_a_finished_workspace_and_it_goes_on(root:
         gone = store.raters()[0]
     hitl("fit", "-w", root, "--set", "fit.force=true", "--set", "fit.folds=2")
     reports = {path: path.read_bytes() for path in root.rglob("report.json")}
-    told = hitl("raters", "erase", gone.name, "--ratings", "void", "--yes", "-w", root)
+    told = hitl("raters", "erase", gone.name, "--ratings", "delete", "--yes", "-w", root)
     for word in ("rounds/0002/snapshot.parquet", "rounds/0001/train/policy", "The receipt:"):
         assert word in told
     named = [

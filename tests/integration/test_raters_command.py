@@ -59,7 +59,8 @@ def listed(hitl: Hitl) -> dict[str, Any]:
     return json.loads(out)
 
 
-def test_a_rater_is_added_invited_disabled_and_erased(hitl: Hitl, place: str, tmp_path: Path):
+@pytest.mark.parametrize("fate", ["keep", "delete"])
+def test_a_rater_is_added_invited_disabled_and_erased(hitl: Hitl, place: str, tmp_path: Path, fate: str):
     code, out, err = hitl("raters", "add", "Anna")
     assert (code, err) == (0, "")
     assert "Added Anna (rater)." in out
@@ -82,16 +83,22 @@ def test_a_rater_is_added_invited_disabled_and_erased(hitl: Hitl, place: str, tm
     assert "may come in again" in hitl("raters", "disable", "anna", "--undo")[1]
     code, out, err = hitl("raters", "erase", "Anna")
     assert (code, "--yes" in err) == (2, True)
-    code, out, err = hitl("raters", "erase", "Anna", "--ratings", "void", "--yes")
-    assert (code, "no longer count: erased " in out) == (0, True)
+    code, out, err = hitl("raters", "erase", "Anna", "--ratings", fate, "--yes")
+    says = "stay under that name: erased " if fate == "keep" else "are deleted; the receipt goes by the name: erased "
+    assert (code, says in out) == (0, True)
     assert ("until the hub is started again" in out) == (place == "a hub")
-    assert [rater["name"][:6] for rater in listed(hitl)["raters"]] == ["erased", "Boss"]
+    raters, invites = (["erased", "Boss"], ["revoked"] * 2) if fate == "keep" else (["Boss"], ["revoked"])
+    assert [rater["name"][:6] for rater in listed(hitl)["raters"]] == raters
+    assert [invite["state"] for invite in listed(hitl)["invites"]] == [*invites, "open"]
+    code, out, _ = hitl("db", "check", "--quick", "--json")
+    assert (code, json.loads(out)["differences"]) == (0, [])
     assert "Anna" not in Workspace(tmp_path / "mine").journal_path.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("fate", ["keep", "delete"])
 @pytest.mark.parametrize("next_start", ["the command again", "a hub"])
 def test_an_erasure_that_was_interrupted_is_finished_by_the_next_start(
-    hitl: Hitl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, next_start: str
+    hitl: Hitl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, next_start: str, fate: str
 ):
     """Stopped when the name had left the store, and so cannot be asked for any more."""
     hitl("raters", "add", "Anna")
@@ -102,17 +109,21 @@ def test_an_erasure_that_was_interrupted_is_finished_by_the_next_start(
 
     with monkeypatch.context() as patch:
         patch.setattr(Erasures, "_finish", stop)
-        assert hitl("raters", "erase", "Anna", "--yes")[0] == 130
-    assert [rater["name"][:6] for rater in listed(hitl)["raters"]] == ["erased"]
+        assert hitl("raters", "erase", "Anna", "--ratings", fate, "--yes")[0] == 130
+    assert [rater["name"][:6] for rater in listed(hitl)["raters"]] == ["erased"] * (fate == "keep")
     assert len(list(folder.glob("unfinished-*"))) == 1
     if next_start == "a hub":
         with a_hub():
             pass
     else:
         code, out, _ = hitl("raters", "erase", "Anna", "--yes")
-        assert (code, out.startswith("Erased. The ratings stay under that name: erased")) == (0, True)
+        said = "stay under that name: erased" if fate == "keep" else "are deleted; the receipt goes by the name: erased"
+        assert (code, out.startswith(f"Erased. The ratings {said}")) == (0, True)
     (receipt,) = read_receipts(Workspace(tmp_path / "mine"))
     assert receipt.finished_at is not None
+    assert receipt.rows == (
+        {"accounts": 1, "invites": 1, "raters": 1} if fate == "keep" else {"invites": 1, "raters": 1}
+    )
     assert [path.name for path in folder.iterdir()] == [receipt.file_name]
     assert hitl("raters", "erase", "Anna", "--yes")[0] == 2
 

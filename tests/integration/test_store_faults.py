@@ -14,10 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from data.erasing import Erasures
 from data.integrity import Difference, check
+from data.receipts import read_receipts
 from data.store import Store
 from data.workspace import Workspace
 from tests.facts import WHEN, a_rater, a_rating, a_store, a_task, everything
+from tests.finished import finish_round
 from tests.integration.test_rating_faults import can_mount
 
 pytestmark = pytest.mark.long
@@ -101,6 +104,79 @@ def test_killed_amid_random_writes_and_checkpoints_all_that_was_acknowledged_is_
         before = everything(store)
     with Store.rebuild(workspace) as store:
         assert everything(store) == before
+
+
+_ERASE = """
+import sys
+from pathlib import Path
+from data.erasing import Erasures
+from data.store import Store
+from data.workspace import Workspace
+
+workspace = Workspace(Path(sys.argv[1]))
+with Store.open(workspace) as store:
+    erasures = Erasures(store=store, workspace=workspace, write_report=lambda workspace, number: workspace.root)
+    print("open", flush=True)
+    erasures.begin("person-to-go", sys.argv[2])
+    erasures.finish()
+print("all", flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def much_rated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace where two people rated 3,000 tasks by turns, and a round learned from that."""
+    tasks = [a_task(f"t{number}", overlap=9) for number in range(3000)]
+    workspace, store = a_store(tmp_path_factory.mktemp("much") / "mine", *tasks)
+    with store:
+        store.start_round(1, "sha")
+        store.add_rater(a_rater("person-to-go"))
+        store.add_ratings(
+            a_rating(task, ("ann", "person-to-go")[number % 2], rating_id=f"{number}-of-{number % 2}-x")
+            for number, task in enumerate(tasks)
+        )
+        finish_round(workspace, store, 1)
+    return workspace.root
+
+
+@pytest.mark.parametrize("fate", ["keep", "delete"])
+@pytest.mark.parametrize("count", [3, pytest.param(40, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
+def test_an_erasure_that_was_killed_at_any_moment_is_done_or_was_never_asked_for(
+    much_rated: Path, tmp_path: Path, fate: str, count: int
+):
+    """The process is killed in the second in which it erases; two more starts, as of a hub, finish what is begun."""
+    chance = random.Random(count)
+    ends = set()
+    for number in range(count):
+        workspace = Workspace(shutil.copytree(much_rated, tmp_path / str(number)))
+        with subprocess.Popen(
+            [sys.executable, "-c", _ERASE, str(workspace.root), fate], stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "open\n"
+            time.sleep(chance.uniform(0, 1.0))
+            process.kill()
+        is_asked = any(workspace.erasures_dir.glob("*.json"))
+        for _ in range(2):
+            with Store.open(workspace) as store:
+                assert [each for each in faults(workspace, store) if each.kind != "snapshot"] == []
+                Erasures(store=store, workspace=workspace, write_report=lambda its, _: its.root).finish()
+                assert faults(workspace, store) == []
+        with Store.open(workspace) as store:
+            left = len(store.ratings())
+        told = [receipt.finished_at is not None for receipt in read_receipts(workspace)]
+        assert told == [True] * is_asked
+        ends.add(is_asked)
+        words = ["person-to-go", "-of-1-x"] if fate == "delete" else ["person-to-go"]
+        found = [word for word in words if any(word.encode() in content for content in contents(workspace.root))]
+        assert found == ([] if is_asked else words)
+        assert left == (1500 if is_asked and fate == "delete" else 3000)
+        shutil.rmtree(workspace.root)
+    assert True in ends
+
+
+def contents(root: Path) -> list[bytes]:
+    return [path.read_bytes() for path in root.rglob("*") if path.is_file()]
 
 
 def faults(workspace: Workspace, store: Store) -> list[Difference]:

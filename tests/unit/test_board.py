@@ -24,7 +24,7 @@ from data.records import Image, Prompt, Task
 from data.store import Store
 from data.workspace import Workspace
 from hitl.core.live import Live
-from tests.facts import a_rating, a_store, a_task
+from tests.facts import a_rater, a_rating, a_store, a_task
 
 SCRIPT = "<script>alert(1)</script>"
 
@@ -211,6 +211,25 @@ def test_what_did_not_change_is_worked_out_once_and_what_did_not_at_once(tmp_pat
         while settled(finder) is first and time.monotonic() < deadline:
             time.sleep(0.01)
         assert len(settled(finder).given) == 1
+
+
+def test_as_many_facts_as_before_a_deletion_are_not_the_same_facts(tmp_path: Path):
+    """Eve's two lines go, the one that says so comes, and a rater joins: the last fact has the number that it had."""
+    task = a_task("t0", overlap=9)
+    _, store = a_store(tmp_path, task)
+    with store:
+        finder, eve = Finder(store), a_rater("eve")
+        store.add_rater(eve)
+        store.add_rating(a_rating(task, "eve"))
+        first = settled(finder)
+        store.erase_rater("eve", ratings="delete")
+        store.add_rater(eve)
+        assert store.position == first.position.seq
+        finder._kept[1].next_at = time.monotonic()
+        deadline = time.monotonic() + 30
+        while settled(finder) is first and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert (len(first.given), len(settled(finder).given)) == (1, 0)
 
 
 def settled(finder: Finder) -> Findings:

@@ -19,6 +19,7 @@ import data.receipts
 from data.at_work import Files, files_alone
 from data.copies import Copy, note_copy
 from data.erasing import Erasures
+from data.integrity import check
 from data.receipts import in_words, read_receipts
 from data.records import Account, Rater
 from data.store import Store
@@ -89,6 +90,13 @@ def erase(world: World, ratings: Any) -> Any:
     return receipt
 
 
+def new_id_of(world: World) -> str:
+    """By which the journal's last line says that somebody was erased."""
+    last = json.loads(world.workspace.journal_path.read_text().splitlines()[-1])
+    assert last["event"] == "rater_erased"
+    return last["data"]["rater_id"]
+
+
 def rated(world: World, number: int) -> dict[str, Any]:
     """The manifest of a round's ratings."""
     manifest = world.workspace.manifest(number, "rate")
@@ -122,30 +130,34 @@ def manifests_naming(root: Path, sha256: str) -> list[Any]:
     return found
 
 
-@pytest.mark.parametrize("fate", ["keep", "void"])
+@pytest.mark.parametrize("fate", ["keep", "delete"])
 def test_nothing_in_the_workspace_names_them_any_more(world: World, fate: str):
     root = world.workspace.root
     assert len(files_with(root, ID)) > 8
     receipt = erase(world, fate)
-    (new_id,) = [rater.rater_id for rater in world.store.raters() if rater.name == receipt.pseudonym]
+    assert receipt.pseudonym == f"erased {new_id_of(world)[:8]}"
+    left = {"bob", new_id_of(world)} if fate == "keep" else {"bob"}
+    assert {rater.rater_id for rater in world.store.raters()} == left | {"ann"}
     world.reopen()  # which drops old bytes of the store
     assert files_with(root, ID) == []
+    assert (files_with(root, "one-zed") == []) is (fate == "delete")
+    assert files_with(root, "one-bob") != []
+    assert [each for each in check(world.workspace, world.store, quick=True).differences if each.kind != "image"] == []
     assert files_with(root, NAME) == ["imports/x-refused.jsonl"]  # in a sentence of somebody's, not as a rater
     rows = [json.loads(line) for line in (root / "imports" / "x-refused.jsonl").read_text().splitlines()]
     assert [row.get("rater") for row in rows] == [receipt.pseudonym, "Bob", None]
     for path in root.rglob("*.parquet"):
-        raters = set(pq.read_table(path)["rater_id"].to_pylist())
-        assert raters == ({new_id, "bob"} if fate == "keep" else {"bob"})
+        assert set(pq.read_table(path)["rater_id"].to_pylist()) == left
     fitted = json.loads((root / "rounds/0002/fit/manifest.json").read_text())["report"]
-    left = {"bob", new_id} if fate == "keep" else {"bob"}
     assert set(fitted["raters_fitted"]) == set(fitted["judgement"]["by_rater"]) == left
     assert {each["rater"] for each in fitted["mistakes"]} == left
     assert not (root / "store.duckdb.before-rebuild").exists()
     assert world.reports == [1, 2]
 
 
-def test_a_snapshot_with_a_pseudonym_is_what_the_store_would_write_now(world: World, tmp_path: Path):
-    erase(world, "keep")
+@pytest.mark.parametrize("fate", ["keep", "delete"])
+def test_a_changed_snapshot_is_what_the_store_would_write_now(world: World, tmp_path: Path, fate: str):
+    erase(world, fate)
     for number in (1, 2):
         again = world.store.write_snapshot(tmp_path / f"{number}.parquet", number)
         changed = world.workspace.round_dir(number) / "snapshot.parquet"
@@ -153,7 +165,7 @@ def test_a_snapshot_with_a_pseudonym_is_what_the_store_would_write_now(world: Wo
         assert pq.read_schema(changed).equals(pq.read_schema(again.path), check_metadata=True)
 
 
-@pytest.mark.parametrize("fate", ["keep", "void"])
+@pytest.mark.parametrize("fate", ["keep", "delete"])
 def test_whatever_names_a_snapshot_names_the_changed_one_and_the_one_before(world: World, fate: str):
     root = world.workspace.root
     named = {number: len(manifests_naming(root, sha256)) for number, sha256 in world.before.items()}
@@ -172,7 +184,7 @@ def test_whatever_names_a_snapshot_names_the_changed_one_and_the_one_before(worl
 def test_two_erasures_one_after_the_other_leave_both_notes(world: World):
     world.store.add_rating(a_rating(TWO, "ann"))
     first = erase(world, "keep")
-    world.erasures().begin("bob", "void")
+    world.erasures().begin("bob", "delete")
     (second,) = world.erasures().finish()
     notes = rated(world, 1)["erasures"]
     assert [note["pseudonym"] for note in notes] == [first.pseudonym, second.pseudonym]
@@ -183,7 +195,7 @@ def test_two_erasures_one_after_the_other_leave_both_notes(world: World):
 # -- the receipt ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fate", ["keep", "void"])
+@pytest.mark.parametrize("fate", ["keep", "delete"])
 def test_the_receipt_counts_what_was_done_and_names_nobody(world: World, fate: str):
     receipt = erase(world, fate)
     (path,) = world.workspace.erasures_dir.iterdir()
@@ -192,7 +204,8 @@ def test_the_receipt_counts_what_was_done_and_names_nobody(world: World, fate: s
     assert NAME not in text
     assert ID not in text
     assert read_receipts(world.workspace) == [receipt]
-    assert receipt.rows == {"accounts": 1, "raters": 1, "ratings": 2}
+    derived = {"outcomes": 2} if fate == "delete" else {}  # which name no rater
+    assert receipt.rows == {"accounts": 1, **derived, "raters": 1, "ratings": 2}
     assert receipt.journal_lines == 4  # joined, account, two ratings
     assert receipt.snapshots == {
         "fits/outside/snapshot.parquet": 2,
@@ -211,6 +224,16 @@ def test_the_receipt_counts_what_was_done_and_names_nobody(world: World, fate: s
     ]
     assert receipt.still_named == ()
     assert path.stat().st_mode & 0o077 == 0
+
+
+def test_after_a_deletion_the_copies_that_hold_somebody_are_still_named(world: World):
+    """Lines are numbered anew, what was noted of copies is not: of Eve, who came later, one too many is named."""
+    erase(world, "delete")
+    world.store.add_rater(Rater(rater_id="eve", name="Eve", kind="human", created_at=WHEN))
+    note_copy(world.workspace, a_copy("with-eve", world.store.position))
+    for rater_id, copies in (("bob", ["before-zed", "with-zed", "with-eve"]), ("eve", ["with-zed", "with-eve"])):
+        receipt = world.erasures().begin(rater_id, "delete")
+        assert [Path(each["path"]).name for each in receipt.copies] == copies
 
 
 def test_the_receipt_says_when_the_stores_file_was_written_anew(world: World):
@@ -283,15 +306,16 @@ def killed_at(moment: int, monkeypatch: pytest.MonkeyPatch, do: Callable[[], obj
 
 def state(world: World) -> dict[str, Any]:
     """All that must be the same after an interrupted erasure, the new id and the times taken out."""
-    (erased,) = [rater for rater in world.store.raters() if rater.name.startswith("erased")]
+    (receipt,) = read_receipts(world.workspace)
+    new_id, pseudonym = new_id_of(world), receipt.pseudonym
     found: dict[str, Any] = {}
     for path in sorted(world.workspace.root.rglob("*")):
-        name = str(path.relative_to(world.workspace.root)).replace(erased.name.replace(" ", "-"), "PSEUDONYM")
+        name = str(path.relative_to(world.workspace.root)).replace(pseudonym.replace(" ", "-"), "PSEUDONYM")
         if path.suffix == ".parquet":
             rows = pq.read_table(path).to_pylist()
-            found[name] = sorted((row["task_id"], row["rater_id"] == erased.rater_id) for row in rows)
+            found[name] = sorted((row["task_id"], row["rater_id"] == new_id) for row in rows)
         elif path.suffix in (".json", ".md", ".jsonl") and path.parent != world.workspace.root:
-            text = path.read_text().replace(erased.rater_id, "NEW").replace(erased.name, "PSEUDONYM")
+            text = path.read_text().replace(new_id, "NEW").replace(pseudonym, "PSEUDONYM")
             found[name if "erasures" not in name else "receipt"] = len(text)
     return found
 
@@ -317,7 +341,12 @@ def finished_by_whoever_comes_next(world: World) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("fate", "stride"),
-    [("keep", 5), pytest.param("keep", 1, marks=pytest.mark.slow), pytest.param("void", 1, marks=pytest.mark.slow)],
+    [
+        ("keep", 7),
+        ("delete", 7),
+        pytest.param("keep", 1, marks=pytest.mark.slow),
+        pytest.param("delete", 1, marks=pytest.mark.slow),
+    ],
 )
 def test_killed_before_any_change_it_is_finished_at_the_next_start(
     template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fate: Any, stride: int
@@ -332,6 +361,7 @@ def test_killed_before_any_change_it_is_finished_at_the_next_start(
         was_killed = killed_at(moment, monkeypatch, partial(erase, world, fate))
         assert finished_by_whoever_comes_next(world) == wanted, f"killed before change {moment}"
         assert files_with(world.workspace.root, ID) == []
+        assert (files_with(world.workspace.root, "one-zed") == []) is (fate == "delete")
         moment += stride
     assert moment > 15
 
@@ -365,7 +395,7 @@ def test_while_files_are_in_use_store_and_journal_come_first_and_the_rest_when_t
 
 def test_it_is_finished_by_itself_when_the_work_is_over(world: World):
     with Files(world.workspace).in_use():
-        world.erasures().begin(ID, "void")
+        world.erasures().begin(ID, "delete")
         world.erasures().finish_later()
         assert files_with(world.workspace.root / "rounds", ID) != []
     for thread in threading.enumerate():
