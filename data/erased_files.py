@@ -130,6 +130,13 @@ def copies_set_aside(workspace: Workspace) -> list[Path]:
     return sorted(path for path in kept if path.is_file())
 
 
+def half_written(workspace: Workspace, person: Person) -> list[Path]:
+    """Files that name the person, or may, and whose writer was killed. Nobody else is at work, so nobody ends them."""
+    found = [path for place in ("rounds", "fits", "erasures") for path in (workspace.root / place).rglob(".*.tmp")]
+    word = person.rater_id.encode()
+    return sorted(path for path in found if ".parquet." in path.name or word in path.read_bytes())
+
+
 def files_with(workspace: Workspace, person: Person) -> list[str]:
     """Text files anywhere in the workspace that name the person by their id still."""
     word = person.rater_id.encode()

@@ -25,6 +25,7 @@ from data.erased_files import (
     copies_set_aside,
     files_to_change,
     files_with,
+    half_written,
     snapshots_with,
 )
 from data.erasure import Erasure, Fate
@@ -124,7 +125,7 @@ class Erasures:
         for file in files_to_change(self.workspace, person, intent.snapshots):
             intent = self._noted(intent, files=file)
             change_file(file, person, changed)
-        for file in copies_set_aside(self.workspace):
+        for file in [*copies_set_aside(self.workspace), *half_written(self.workspace, person)]:
             intent = self._noted(intent, removed=file)
             file.unlink()
         reports, failed = self._write_reports(intent)

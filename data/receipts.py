@@ -44,7 +44,7 @@ class Receipt:
     reports: tuple[str, ...] = ()
     """Made again from the changed files."""
     removed: tuple[str, ...] = ()
-    """Old copies of the store that a repair had set aside."""
+    """Old copies of the store that a repair had set aside, and what was half written when its writer was killed."""
     copies: tuple[Mapping[str, Any], ...] = ()
     """Backups and exports made before, with what they know of them: they are not reached."""
     free_blocks: Literal["held", "written anew"] = "held"

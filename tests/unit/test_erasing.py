@@ -366,6 +366,24 @@ def test_killed_before_any_change_it_is_finished_at_the_next_start(
     assert moment > 15
 
 
+def test_what_was_half_written_when_somebody_was_killed_goes_too(world: World):
+    """Of a table nobody can say whom it names; the other is not about them, and somebody may be at it."""
+    root = world.workspace.root
+    gone = [
+        "erasures/.unfinished-0.json.a.tmp",
+        "rounds/0001/.snapshot.parquet.b.tmp",
+        "rounds/0001/fit/.fit.json.c.tmp",
+    ]
+    world.workspace.erasures_dir.mkdir()
+    for name in gone:
+        (root / name).write_text("" if "parquet" in name else f'{{"rater_id": "{ID}", "na')
+    (root / "rounds/.config.toml.d.tmp").write_text("seed = ")
+    receipt = erase(world, "delete")
+    assert [name for name in gone if (root / name).exists()] == []
+    assert set(gone) < set(receipt.removed)
+    assert (root / "rounds/.config.toml.d.tmp").exists()
+
+
 def test_killed_before_it_was_written_down_it_was_never_asked_for(world: World, monkeypatch: pytest.MonkeyPatch):
     assert killed_at(0, monkeypatch, partial(erase, world, "keep"))
     world.reopen()
