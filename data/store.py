@@ -134,14 +134,17 @@ class Store(Questions, People):
 
     def _rows_beside(self, arrived: Sequence[Rating]) -> list[tuple[Any, ...]]:
         """All that is there of these ratings, and of answers by their raters to their tasks."""
+        columns = "SELECT rating_id, task_id, rater_id, voids, is_undo FROM ratings"
+        if len(arrived) == 1:  # The usual one, in a third of the time.
+            by_id = self._rows(f"{columns} WHERE rating_id = ?", [arrived[0].rating_id])
+            answer = [arrived[0].task_id, arrived[0].rater_id]
+            return by_id or self._rows(f"{columns} WHERE task_id = ? AND rater_id = ?", answer)
         # Joined with the lists: among a million ratings that takes 3 ms, where conditions with OR take 24.
         return self._rows(
-            """
-            SELECT rating_id, task_id, rater_id, voids, is_undo FROM ratings
-            WHERE rating_id IN (SELECT unnest($1::VARCHAR[]))
+            f"""
+            {columns} WHERE rating_id IN (SELECT unnest($1::VARCHAR[]))
             UNION
-            SELECT rating_id, task_id, rater_id, voids, is_undo FROM ratings
-            WHERE task_id IN (SELECT unnest($2::VARCHAR[])) AND rater_id IN (SELECT unnest($3::VARCHAR[]))
+            {columns} WHERE task_id IN (SELECT unnest($2::VARCHAR[])) AND rater_id IN (SELECT unnest($3::VARCHAR[]))
             """,
             [
                 [each.rating_id for each in arrived],
