@@ -59,12 +59,14 @@ def canonical_json(value: object) -> bytes:
         ConfigError: not a JSON value: NaN, an object of ours, half a Unicode character.
     """
     try:
-        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-        return text.encode()
+        return _CANONICAL.encode(value).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"A value cannot be stored as JSON: {error}.", hint="Send text, finite numbers, lists and objects only."
         ) from error
+
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 class Journal:
@@ -252,9 +254,12 @@ def _lines(file: BinaryIO, after: Position) -> Iterator[bytes]:
 
 def _line(before: Position, event: str, data: Any, at: datetime) -> tuple[bytes, Position]:
     """The line that follows `before`, and the position after it."""
-    body = {"seq": before.seq + 1, "at": at.isoformat(), "event": event, "data": data, "prev": before.hash}
-    digest = hashlib.sha256(canonical_json(body)).hexdigest()
-    line = canonical_json({**body, "hash": digest}) + b"\n"
+    body = canonical_json(
+        {"seq": before.seq + 1, "at": at.isoformat(), "event": event, "data": data, "prev": before.hash}
+    )
+    digest = hashlib.sha256(body).hexdigest()
+    place = body.rindex(b',"prev":')  # where `hash` comes among the sorted keys; after it are a hash and a number alone
+    line = b"".join((body[:place], b',"hash":"', digest.encode(), b'"', body[place:], b"\n"))
     return line, Position(seq=before.seq + 1, hash=digest, offset=before.offset + len(line))
 
 
