@@ -40,6 +40,11 @@ WriteReport = Callable[[Workspace, int], Path]
 """Writes the report of a round again. Reports are made above `data`."""
 
 
+def any_left(workspace: Workspace) -> bool:
+    """Whether an erasure is not finished."""
+    return any(workspace.erasures_dir.glob("unfinished-*.json"))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Intent:
     """What is to be done, and what was found before anything was changed."""
@@ -96,14 +101,14 @@ class Erasures:
         """
         if not self.store.holds_erased_bytes:
             note_written_anew(self.workspace)
-        if not self._are_any_left():
+        if not any_left(self.workspace):
             return []
         with files_alone(self.workspace, wait=wait) as is_alone:
             return [self._finish(path) for path in self._unfinished()] if is_alone else []
 
     def finish_later(self) -> None:
         """In a thread, as soon as nobody works with the files. What dies before that is finished at the next start."""
-        if self._are_any_left():
+        if any_left(self.workspace):
             threading.Thread(target=self._finish_in_a_thread, daemon=True, name="erasure").start()
 
     def _finish_in_a_thread(self) -> None:
@@ -240,9 +245,6 @@ class Erasures:
         return [number for number in numbers if self.workspace.is_done(number, "train")]
 
     # -- what is not finished -------------------------------------------------------------------------------------
-
-    def _are_any_left(self) -> bool:
-        return any(self.workspace.erasures_dir.glob("unfinished-*.json"))
 
     def _unfinished(self) -> list[Path]:
         """Oldest first. To be asked by who has the files alone: nobody else ends one then."""

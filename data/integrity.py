@@ -13,6 +13,7 @@ from typing import BinaryIO, Literal
 
 from data import events
 from data.database import Database, TableDifference
+from data.erasing import any_left
 from data.journal import Position, entries_up_to, read_entries
 from data.store import Store
 from data.workspace import Workspace, sha256_of_file
@@ -59,6 +60,11 @@ def check(workspace: Workspace, store: Store, *, quick: bool = False) -> Finding
     _check_facts(workspace, store, found)
     _check_images(workspace, store, found, quick=quick)
     _check_snapshots(workspace, store, found)
+    if any_left(workspace):
+        found.notes.append(
+            "An erasure is not finished, and a snapshot that it changed differs until it is: start a hub here, or say"
+            " `hitl raters erase` again; then check again."
+        )
     return found
 
 

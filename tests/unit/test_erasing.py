@@ -384,6 +384,18 @@ def test_what_was_half_written_when_somebody_was_killed_goes_too(world: World):
     assert (root / "rounds/.config.toml.d.tmp").exists()
 
 
+def test_killed_halfway_the_check_says_so_until_it_is_finished(world: World, monkeypatch: pytest.MonkeyPatch):
+    def notes() -> list[str]:
+        return [note for note in check(world.workspace, world.store, quick=True).notes if "erasure" in note]
+
+    assert notes() == []
+    assert killed_at(6, monkeypatch, partial(erase, world, "delete"))
+    world.reopen()
+    assert len(notes()) == 1
+    world.erasures().finish()
+    assert notes() == []
+
+
 def test_killed_before_it_was_written_down_it_was_never_asked_for(world: World, monkeypatch: pytest.MonkeyPatch):
     assert killed_at(0, monkeypatch, partial(erase, world, "keep"))
     world.reopen()
