@@ -104,6 +104,8 @@ class RoundQueue:
     tasks: Sequence[Task]
     answers: dict[str, dict[str, Answer]] = field(default_factory=dict)
     """By task and rater."""
+    rated: set[tuple[str, str]] = field(default_factory=set)
+    """Task and rater of all that was ever answered, whether it stands or was taken back."""
     withdrawn: Set[str] = frozenset()
     """Tasks that show a lost image: nobody is asked, and the round waits for no more answers than there are."""
     _counted: list[Task] = field(init=False)
@@ -138,6 +140,7 @@ class RoundQueue:
 
     def note(self, task_id: str, rater_id: str, answer: Answer | None) -> None:
         """An answer was given, or (None) taken back."""
+        self.rated.add((task_id, rater_id))
         given = self.answers.setdefault(task_id, {})
         answered = self._answered.setdefault(rater_id, [])
         place = self._place.get(task_id)

@@ -165,7 +165,11 @@ class FactLog:
                     events.apply(writer, missed)
                     set_position(writer, self._journal.end)
                 self._seen = self._journal.end
+                self._forget()
             yield
+
+    def _forget(self) -> None:
+        """Of facts that are remembered some may have changed: the journal had more than the store knew."""
 
     def _record(self, event: str, *facts: dict[str, Any]) -> None:
         """Apply events of one name, journal them, commit. To be called inside `_writing`."""

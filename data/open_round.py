@@ -76,6 +76,14 @@ class OpenRound:
         with self._lock:
             return self._queue_of(round).answered_by(rater_id)
 
+    def is_unrated(self, task_id: str, rater_id: str) -> bool:
+        """Whether this rater is known never to have answered this task. No is no answer: it may be of another round."""
+        with self._lock:
+            task, queue = self._tasks.get(task_id), self._queue
+            if task is None or queue is None or task.round != queue.round:
+                return False
+            return (task_id, rater_id) not in queue.rated
+
     def _queue_of(self, round: int) -> RoundQueue:
         """The queue of any round. The caller holds the lock."""
         queue = self._newest_queue()
@@ -94,7 +102,12 @@ class OpenRound:
         self._tasks.update((task.task_id, task) for task in tasks)
         lost = {image_id for (image_id,) in self._rows("SELECT image_id FROM withdrawn_images")}
         withdrawn = {task.task_id for task in tasks if lost.intersection(task.image_ids)}
-        queue = RoundQueue(round=round, tasks=tasks, withdrawn=withdrawn)
+        query = f"""
+            SELECT DISTINCT task_id, rater_id FROM ratings JOIN tasks USING (task_id)
+            WHERE {_IS_ASKED} AND tasks.round = ? AND voids IS NOT NULL
+        """
+        taken_back = {(task_id, rater_id) for task_id, rater_id in self._rows(query, [FROM_FOLDER, round])}
+        queue = RoundQueue(round=round, tasks=tasks, rated=taken_back, withdrawn=withdrawn)
         query = f"""
             SELECT task_id, rater_id, is_skip, server_time, standing.image_ids
             FROM standing_ratings AS standing JOIN tasks USING (task_id)

@@ -26,6 +26,11 @@ class People(FactLog):
         self._has_accounts = False
         self._consents: dict[str, list[Consent]] = {}
 
+    def _forget(self) -> None:
+        super()._forget()
+        for remembered in (self._raters, self._accounts, self._consents):
+            remembered.clear()
+
     # -- raters ---------------------------------------------------------------------------------------------------
 
     def add_rater(self, rater: Rater) -> bool:

@@ -26,6 +26,10 @@ class Questions(FactLog):
         """Facts that never change once they are there, so that a rating asks the database as little as possible."""
         self._open_round = OpenRound(self._rows, self._tasks)
 
+    def _forget(self) -> None:
+        super()._forget()
+        self._open_round.forget()
+
     def add_prompts(self, prompts: Iterable[Prompt]) -> int:
         """Add the prompts that are not there yet; return how many. A known text keeps its first task and split."""
         given = {prompt.prompt_id: prompt for prompt in prompts}

@@ -11,7 +11,7 @@ import sys
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,7 +21,7 @@ import pytest
 
 from data.database import STORAGE_VERSION, Database
 from data.journal import Journal, read_entries
-from data.records import FINISHED, Prompt, Rating
+from data.records import FINISHED, Account, Prompt, Rating
 from data.store import Store
 from data.workspace import Workspace
 from hitl.core.errors import ConfigError, StoreError
@@ -521,6 +521,32 @@ def test_a_fact_that_reached_only_the_journal_is_caught_up_while_running(tmp_pat
         assert store.ratings() == [rating]
         assert store.add_rating(a_rating(TWO, "ann"))
         assert store.progress(1).done == 2
+
+
+def test_what_was_caught_up_while_running_replaces_what_was_remembered(tmp_path: Path):
+    _, store = a_store(tmp_path, ONE, TWO)
+    with store:
+        assert [offer.task for offer in store.lease("ann", limit=2)] == [ONE, TWO]
+        assert not store.account("ann").is_disabled
+        assert store._journal is not None
+        store._journal.append("rating_added", _as_event(a_rating(ONE, "ann")), datetime.now(UTC))
+        account = asdict(Account(rater_id="ann", is_disabled=True))
+        store._journal.append("account_set", account, datetime.now(UTC))
+        assert not store.add_rating(a_rating(ONE, "ann", "right"))  # under another id: that answer stands
+        assert store.account("ann").is_disabled
+        assert [offer.task for offer in store.lease("ann", limit=2)] == [TWO]
+
+
+def test_what_was_taken_back_before_the_store_was_opened_is_known(tmp_path: Path):
+    workspace, store = a_store(tmp_path, ONE)
+    with store:
+        first = a_rating(ONE, "ann")
+        store.add_rating(first)
+        store.add_rating(a_rating(ONE, "ann", None, voids=first.rating_id))
+    with Store.open(workspace) as store:
+        assert store.lease("ann", limit=1)[0].task == ONE
+        assert not store.add_rating(a_rating(ONE, "ann", None, voids=first.rating_id))  # undone already
+        assert store.add_rating(a_rating(ONE, "ann", "right"))
 
 
 def _as_event(rating: Rating) -> dict:
