@@ -42,10 +42,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--figure", type=Path)
     arguments = parser.parse_args()
-    result: dict[str, Any] = {"sizes": {}, "aims": AIMS, "machine": describe()}
+    result: dict[str, Any] = {"sizes": {}, "aims": AIMS, "machines": {}}
+    if arguments.out and arguments.out.exists():  # parts that are not measured now stay
+        result = json.loads(arguments.out.read_text())
+    result["machines"] |= dict.fromkeys(arguments.only, describe())
     for size in sorted(arguments.sizes):
         with tempfile.TemporaryDirectory(dir=arguments.work) as folder:
-            result["sizes"][str(size)] = measure(Path(folder), size, arguments.only)
+            result["sizes"].setdefault(str(size), {}).update(measure(Path(folder), size, arguments.only))
         print(json.dumps({size: result["sizes"][str(size)]}), flush=True)
         if arguments.out:
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +58,9 @@ def main() -> None:
 
 
 def measure(folder: Path, size: int, parts: tuple[str, ...]) -> dict[str, Any]:
-    found = {"disk_ms": _two_syncs(folder), "make": _worker("make", size, folder)}
+    found = {}
+    if any(part != "rebuild" for part in parts):
+        found = {"disk_ms": _two_syncs(folder), "make": _worker("make", size, folder)}
     for part in parts:
         if part != "rebuild" or size <= LARGEST_REBUILD:
             found[part] = _worker(part, size, folder)

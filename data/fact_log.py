@@ -10,15 +10,16 @@ import json
 import logging
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
 from data import events
 from data.database import Database, TableDifference, write_ahead_log
 from data.idle import IdleTimer
-from data.journal import Journal, Position, canonical_json
+from data.journal import Entry, Journal, Position, canonical_json
 from data.lock import StoreLock
 from data.mounts import network_file_system
 from data.workspace import Workspace, disk_errors
@@ -30,6 +31,10 @@ CHECKPOINT_EVERY = 200
 """Ratings between checkpoints: a short write-ahead log is quick to replay and has little to lose."""
 CHECKPOINT_AFTER_IDLE_S = 30.0
 """The same after so many seconds without a write: what is left when people go home is one file."""
+
+
+_ENTRIES_AT_ONCE = 20_000
+"""In one transaction: memory stays the same however long the journal is."""
 
 
 class FactLog:
@@ -157,13 +162,7 @@ class FactLog:
             if self._seen != self._journal.end:
                 self._seen = _position(self._database)
                 logger.info("Bringing the store from event %d to %d.", self._seen.seq, self._journal.end.seq)
-                missed = (
-                    events.Event(seq=entry.end.seq, name=entry.event, data=entry.data)
-                    for entry in self._journal.read(self._seen)
-                )
-                with self._database.transaction() as writer:
-                    events.apply(writer, missed)
-                    set_position(writer, self._journal.end)
+                apply_entries(self._database, self._journal.read(self._seen))
                 self._seen = self._journal.end
                 self._forget()
             yield
@@ -238,6 +237,15 @@ class FactLog:
             raise StoreError(f"{path} is there already.", hint="Choose a name that is not taken.")
         with self._writing():
             self._database.copy_to(path)
+
+
+def apply_entries(database: Database, entries: Iterable[Entry]) -> None:
+    """Bring a database further by lines of the journal. To be called inside `writing`."""
+    rest = iter(entries)
+    while some := list(islice(rest, _ENTRIES_AT_ONCE)):
+        with database.transaction() as writer:
+            events.apply(writer, (events.Event(seq=entry.end.seq, name=entry.event, data=entry.data) for entry in some))
+            set_position(writer, some[-1].end)
 
 
 def _position(database: Database) -> Position:

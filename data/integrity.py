@@ -7,20 +7,17 @@ taken at its word. What differs is said in one sentence, with what to do about i
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from data import events
 from data.database import Database, TableDifference
 from data.erasing import any_left
+from data.fact_log import apply_entries
 from data.journal import Position, entries_up_to, read_entries
 from data.store import Store
 from data.workspace import Workspace, sha256_of_file
 from hitl.core.errors import DiskFull, StoreError, WorkspaceError
 
-_EVENTS_AT_ONCE = 20_000
-"""Of the journal, in one transaction: memory stays the same however long it is."""
 _MOST_NAMED = 100
 """Images that are named one by one; a disk that lost a folder is told in one more line."""
 _FROM_A_BACKUP = "Put it back from a backup."
@@ -77,13 +74,7 @@ def replay(journal: Path, fresh: Path, until: Position) -> None:
     database = Database.open(fresh)
     try:
         with database.writing(), _open(journal) as file:
-            told = (
-                events.Event(seq=entry.end.seq, name=entry.event, data=entry.data)
-                for entry in entries_up_to(file, journal, until)
-            )
-            while some := list(islice(told, _EVENTS_AT_ONCE)):
-                with database.transaction() as writer:
-                    events.apply(writer, some)
+            apply_entries(database, entries_up_to(file, journal, until))
             database.checkpoint()
     finally:
         database.close()
