@@ -12,7 +12,7 @@ import os
 import weakref
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Self
 
@@ -33,8 +33,8 @@ CHECKPOINT_AFTER_IDLE_S = 30.0
 """The same after so many seconds without a write: what is left when people go home is one file."""
 
 
-_ENTRIES_AT_ONCE = 20_000
-"""In one transaction: memory stays the same however long the journal is."""
+_ENTRIES_AT_ONCE = 100_000
+"""In one transaction: memory does not grow with the journal."""
 
 
 class FactLog:
@@ -241,11 +241,19 @@ class FactLog:
 
 def apply_entries(database: Database, entries: Iterable[Entry]) -> None:
     """Bring a database further by lines of the journal. To be called inside `writing`."""
-    rest = iter(entries)
-    while some := list(islice(rest, _ENTRIES_AT_ONCE)):
+    rest, end = iter(entries), None
+
+    def told(some: Iterable[Entry]) -> Iterator[events.Event]:
+        nonlocal end
+        for entry in some:
+            end = entry.end
+            yield events.Event(seq=entry.end.seq, name=entry.event, data=entry.data)
+
+    for first in rest:
         with database.transaction() as writer:
-            events.apply(writer, (events.Event(seq=entry.end.seq, name=entry.event, data=entry.data) for entry in some))
-            set_position(writer, some[-1].end)
+            events.apply(writer, told(chain([first], islice(rest, _ENTRIES_AT_ONCE - 1))))
+            assert end is not None
+            set_position(writer, end)
 
 
 def _position(database: Database) -> Position:
