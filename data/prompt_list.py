@@ -4,10 +4,11 @@ import csv
 import json
 import re
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from data.records import Prompt
 from data.world.captions import TASKS, prompts, split_of
@@ -185,7 +186,7 @@ def _of_table(path: Path, columns: Columns, delimiter: str) -> Iterator[_Row]:
     csv.field_size_limit(_LONGEST_FIELD)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, delimiter=delimiter)
+            reader = csv.DictReader(file, delimiter=delimiter, quoting=_quoting(path, delimiter))
             chosen = _chosen(path, reader.fieldnames or [], columns)
             for number, row in enumerate(reader, 1):
                 yield lambda number=number, row=row: _of_row(f"{path.name} row {number}", row, chosen)
@@ -193,6 +194,17 @@ def _of_table(path: Path, columns: Columns, delimiter: str) -> Iterator[_Row]:
         raise ConfigError(
             f"The prompts file {path} cannot be read: {error}.", hint="Save it as CSV or TSV in UTF-8."
         ) from error
+
+
+def _quoting(path: Path, delimiter: str) -> Literal[0, 3]:
+    """Whether a mark that begins a field is of the text: PartiPrompts quotes nothing, and has `"A" on a wall`."""
+    if delimiter == "\t":
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            try:
+                deque(csv.reader(file, delimiter=delimiter, strict=True), maxlen=0)
+            except csv.Error:
+                return csv.QUOTE_NONE
+    return csv.QUOTE_MINIMAL
 
 
 def _chosen(path: Path, names: Sequence[str], columns: Columns) -> Columns:
@@ -274,8 +286,9 @@ def _of_folder(path: Path) -> Iterator[_Row]:
         task = _in_words(place.parent.name) if len(place.parts) > 1 else ""
         split = _split_of_picture(place.with_suffix("").as_posix())
         for line in _read(file).splitlines():
-            if line.strip():
-                yield lambda line=line, task=task, split=split: Prompt.of(line.strip(), task=task, split=split)
+            text = line.replace("\ufffd\ufffd", " ").strip()  # CUB was published with some characters lost
+            if text:
+                yield lambda text=text, task=task, split=split: Prompt.of(text, task=task, split=split)
 
 
 def _in_words(name: str) -> str:

@@ -32,6 +32,15 @@ def test_drawbench_and_partiprompts_by_column_name(tmp_path: Path):
     ]
 
 
+def test_a_quotation_mark_of_a_file_without_quoting_is_text(tmp_path: Path):
+    """PartiPrompts quotes no field, and has one that begins with a quotation mark; a spreadsheet's TSV quotes."""
+    path = tmp_path / "a.tsv"
+    path.write_text('Prompt\tCategory\n"A B C" painted on a wall\tText\nthe word "X" on a mug\tText\n')
+    assert [p.text for p in survey(path).prompts] == ['"A B C" painted on a wall', 'the word "X" on a mug']
+    path.write_text('Prompt\tCategory\n"""A B C"" painted on a wall"\tText\n"two\nlines"\tText\n')
+    assert [p.text for p in survey(path).prompts] == ['"A B C" painted on a wall', "two\nlines"]
+
+
 def test_columns_may_be_named_and_splits_have_many_words(tmp_path: Path):
     path = tmp_path / "a.csv"
     path.write_text(
@@ -86,7 +95,7 @@ def test_captions_of_one_coco_picture_stay_together(tmp_path: Path):
 def test_cubs_folders_become_tasks(tmp_path: Path):
     place = tmp_path / "text_c10" / "001.Black_footed_Albatross"
     place.mkdir(parents=True)
-    (place / "bird_0001.txt").write_text("this bird is black\n\nthis bird is black\na large bird\n")
+    (place / "bird_0001.txt").write_text("this bird is black\n\nthis bird is black\na large\ufffd\ufffdbird\n")
     (place / "bird_0002.txt").write_text("a bird with a long bill\n")
     (tmp_path / "README.txt").write_text("no caption\n")
     found = survey(tmp_path)
