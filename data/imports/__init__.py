@@ -7,7 +7,7 @@ FORMATS: dict[str, tuple[str, str]] = {
     "pickapic": ("Pick-a-Pic: Parquet files, or a folder of save_to_disk", "pickapic"),
     "diffusion-dpo": ("the columns of Pick-a-Pic that Diffusion-DPO reads, without raters", "diffusion_dpo"),
     "imagereward": ("ImageReward's train.json, valid.json, test.json with their images", "imagereward"),
-    "imagerewarddb": ("ImageRewardDB as Parquet: rows, groups or pairs", "imagerewarddb"),
+    "imagerewarddb": ("ImageRewardDB: rows, groups or pairs, as Parquet or unpacked", "imagerewarddb"),
     "hpdv2": ("HPDv2's train.json and test.json with their images", "hpdv2"),
     "trl": ("columns prompt, chosen, rejected with images", "trl"),
     "imagefolder": ("a folder whose metadata names chosen and rejected files", "imagefolder"),

@@ -19,6 +19,7 @@ _SIGNS: tuple[tuple[str, frozenset[str]], ...] = (
     ("imagereward", frozenset({"generations", "ranking"})),
     ("imagerewarddb", frozenset({"img_better", "img_worse"})),
     ("imagerewarddb", frozenset({"image", "rank", "prompt_id"})),
+    ("imagerewarddb", frozenset({"image_path", "rank", "prompt_id"})),
     ("hpdv2", frozenset({"human_preference", "file_path"})),
     ("hpdv2", frozenset({"image_path", "rank", "prompt"})),
     ("hpdv2", frozenset({"image_path", "raw_annotations"})),

@@ -2,6 +2,8 @@
 
 A pair's `human_preference` is [1, 0], [0, 1] or a half each. Of a ranking every annotator's is taken by itself, by the
 `user_hash`; where there are none, the mean places as one answer. Places: the lowest is best.
+
+Source: the card of the data set ymhao/HPDv2 and the README of tgxs002/HPSv2.
 """
 
 from collections.abc import Iterator
@@ -30,7 +32,7 @@ def _judged(files: Files, row: Row) -> list[Item]:
             raise NotTaken(f"has the human_preference {wanted!r:.60} for {len(pictures)} images")
         rater = str(row.get("user_hash") or "")
         return [preference(choice, rater=rater, is_order_known=files.is_ours, **about)]
-    annotations = row.get("raw_annotations") or []
+    annotations = row.get("raw_annotations", "raw_annotation") or []  # the card's name, and the repository's
     if not annotations:
         return [*ranked(numbers(list(row.need("rank"))), **about)]
     found: list[Item] = []

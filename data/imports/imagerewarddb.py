@@ -1,16 +1,22 @@
-"""ImageRewardDB as Parquet, in any of its three forms: a row for each image, a group for each prompt, or pairs.
+"""ImageRewardDB: a row for each image, a group for each prompt, or pairs.
 
-They say the same three times over, so of a folder that holds several one is read: groups, else rows, else pairs. What
-is taken is the place of each image. The three grades of 1 to 7 have no place in our five levels and are left out.
+As Parquet with the images inside, which the data set's loading script makes, or as the repository itself has it: rows
+in a JSON file in each unpacked archive, with the images beside it. They say the same over and over, so of a folder that
+holds several one is read: groups, else rows, else pairs.
+
+What is taken is the place of each image. The three grades of 1 to 7 are left out: they are the same annotators'
+judgement of the same images, which would count twice, and say less than the place.
+
+Source: the data set's card and ImageRewardDB.py, of which `image_path` is the file's name in its archive's folder.
 """
 
 from collections.abc import Iterator
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from data.imports.files import Files, Row, columns_of, taken
 from data.imports.imagereward import numbers
-from data.imports.records import Item, NotTaken, Refused, preference, ranked
+from data.imports.records import Item, NotTaken, Picture, Refused, preference, ranked
 
 
 def read(files: Files) -> Iterator[Item]:
@@ -33,8 +39,9 @@ def _form(path: Path) -> str:
 
 
 def _read_rows(files: Files, paths: list[Path]) -> Iterator[Item]:
-    """The images of one prompt follow each other."""
-    rows = (row for row in files.rows(paths))
+    """The images of one prompt follow each other. The JSON files are of the archives that are here, metadata-*.parquet
+    is of all of them."""
+    rows = files.rows([path for path in paths if path.suffix == ".json"] or paths)
     for (_, is_row), found in groupby(rows, key=_prompt_of):
         group = list(found)
         if not is_row:
@@ -49,8 +56,18 @@ def _prompt_of(row: Row | Refused) -> tuple[object, bool]:
 
 
 def _judged_rows(files: Files, first: Row, members: list[Row]) -> list[Item]:
-    pictures = tuple(files.picture(each.need("image"), each) for each in members)
+    pictures = tuple(_picture(files, each) for each in members)
     return _ranked(first, pictures, [each.need("rank") for each in members])
+
+
+def _picture(files: Files, row: Row) -> Picture:
+    value = row.need("image", "image_path")
+    if row.get("image") is None:
+        try:
+            return files.picture(PurePosixPath(value).name, row)
+        except NotTaken:
+            pass  # not beside its table: where its path says
+    return files.picture(value, row)
 
 
 def _judged_group(files: Files, row: Row) -> list[Item]:

@@ -222,6 +222,34 @@ def test_imagerewarddb_with_all_forms_in_one_folder_is_taken_once(here: tuple[Wo
     assert (taken.ratings, store.comparisons()) == (1, [])
 
 
+def test_imagerewarddb_as_its_repository_has_it(here: tuple[Workspace, Store], tmp_path: Path):
+    """A JSON file in each unpacked archive, and Parquet files of all archives, those that are not here too."""
+    ratings = {"overall_rating": 7, "image_text_alignment_rating": 7, "fidelity_rating": 6}
+    rows = [
+        {"image_path": f"images/train/train_1/{n}.png", **GROUP, "image_amount_in_total": 4, "rank": rank, **ratings}
+        for n, rank in zip((1, 2, 3, 4), (2, 1, 4, 4), strict=True)
+    ]
+    write_pngs(tmp_path / "set/images/train/train_1", 1, 2, 3, 4)
+    dump(tmp_path / "set/images/train/train_1/train_1.json", rows)
+    write_parquet(
+        tmp_path / "set/metadata-train.parquet", [*rows, {**rows[0], "image_path": "images/train/train_2/9.png"}]
+    )
+    write_pngs(tmp_path / "one", 1, 2, 3, 4)  # an archive by itself
+    dump(tmp_path / "one/train_1.json", rows)
+    workspace, store = here
+    places = dict(sorted([(A, 2), (B, 1), (C, 3), (D, 3)]))
+    for name in ("set", "one"):
+        assert format_of(Files(tmp_path / name)) == "imagerewarddb"
+        _, refused = bring_in(store, workspace, tmp_path / name, source=name)
+        assert refused == []
+    assert values(store) == [("a fox", places, "set unknown"), ("a fox", places, "one unknown")]
+    (tmp_path / "set/images/train/train_1/train_1.json").unlink()
+    _, refused = bring_in(store, workspace, tmp_path / "set", source="parquet", is_trial=True)
+    assert [each.reason for each in refused] == [
+        "names the image 'images/train/train_2/9.png', and there is no such file"
+    ]
+
+
 def test_hpdv2(here: tuple[Workspace, Store], tmp_path: Path):
     write_pngs(tmp_path / "set/train", 1, 2)
     write_pngs(tmp_path / "set/test", 1, 2, 3, 4)
@@ -240,6 +268,7 @@ def test_hpdv2(here: tuple[Workspace, Store], tmp_path: Path):
         [
             {"prompt": "a cat", "image_path": names, "rank": [2.5] * 4, "raw_annotations": annotations},
             {"prompt": "a cow", "image_path": names, "rank": [1.5, 1.2, 3.0, 3.9], "raw_annotations": []},
+            {"prompt": "a hen", "image_path": names, "rank": [2.5] * 4, "raw_annotation": annotations[:1]},
         ],
     )
     workspace, store = here
@@ -253,10 +282,11 @@ def test_hpdv2(here: tuple[Workspace, Store], tmp_path: Path):
         ("a cat", dict(sorted(zip(in_order, (1, 2, 3, 4), strict=True))), "src abc"),
         ("a cat", dict(sorted(zip(in_order, (4, 3, 2, 1), strict=True))), "src def"),
         ("a cow", dict(sorted(zip(in_order, (2, 1, 3, 4), strict=True))), "src unknown"),
+        ("a hen", dict(sorted(zip(in_order, (1, 2, 3, 4), strict=True))), "src abc"),
     ]
     assert [each.row for each in refused] == ["train.json row 3"]
     ranked = [task for task in store.tasks() if task.kind == "ranking"]
-    assert [task.overlap for task in ranked] == [2, 1]
+    assert [task.overlap for task in ranked] == [2, 1, 1]
     assert {prompt.text: prompt.split for prompt in store.prompts()}["a cat"] == "held_out"
 
 
