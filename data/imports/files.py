@@ -29,6 +29,7 @@ _BETWEEN = re.compile(r"[ \t\r\n,]*")
 _OF_ANOTHER_TYPE = (TypeError, ValueError, KeyError, AttributeError, IndexError, OverflowError)
 """What a reader meets in a row whose values are of other types than its format says."""
 _ID = re.compile(r"[0-9a-f]{64}")
+_IMG = re.compile(r"""<img\s[^>]*?src=(["'])(.*?)\1""", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,6 +356,12 @@ def _of_data_url(value: str) -> bytes:
         return base64.b64decode(data, validate=True)
     except binascii.Error as error:
         raise NotTaken(f"has an image as a damaged data URL: {error}") from error
+
+
+def image_in_html(text: str) -> str:
+    """What the first `<img src="…">` of a text shows; empty where there is none."""
+    found = _IMG.search(text)
+    return found[2] if found else ""
 
 
 def moment(value: object) -> datetime | None:

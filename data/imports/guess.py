@@ -26,6 +26,7 @@ _SIGNS: tuple[tuple[str, frozenset[str]], ...] = (
     ("arena", frozenset({"model_a", "model_b", "winner"})),
     ("label-studio", frozenset({"data", "annotations"})),
     ("label-studio", frozenset({"data", "completions"})),
+    ("label-studio", frozenset({"annotator", "annotation_id"})),
     ("argilla", frozenset({"fields", "responses"})),
 )
 """Columns of one table that only one format has, the more telling ones first."""
@@ -81,7 +82,7 @@ def _by_columns(files: Files) -> str | None:
         for name, needed in _SIGNS:
             if needed <= columns:
                 return _by_ending(path) if name == "complete" else name
-        if any(column.endswith(".responses") for column in columns):
+        if any(column.endswith((".responses", "-suggestion-metadata")) for column in columns):
             return "argilla"
         if columns & {*FILE_COLUMNS} and columns & {*PROMPT_COLUMNS} and path.suffix in (".csv", ".tsv"):
             return "folder"

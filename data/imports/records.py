@@ -5,7 +5,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from data.records import Prompt, Rater, Rating, Task
+from data.records import OVERALL, Prompt, Rater, Rating, Task
 
 
 class NotTaken(Exception):
@@ -115,6 +115,23 @@ def _better(first: float, second: float) -> str:
     return "left" if first < second else "right"
 
 
-def graded(grades: dict[str, list[int]], **about: Any) -> Judged:
-    """Grades of 1 to 5 on named axes, `overall` among them, one for each picture."""
-    return Judged(kind="grades", payload={"grades": grades}, **about)
+def graded(given: dict[str, dict[str, int]], **about: Any) -> Judged:
+    """Grades of 1 to 5 of each picture, by its name (in the order of the pictures) and by what was asked.
+
+    The answer to the one question that was asked of every picture is the overall grade; of several one is called so.
+
+    Raises:
+        NotTaken: none is, or not every picture has every grade.
+    """
+    if all(len(grades) == 1 for grades in given.values()):
+        axes = {OVERALL: [grade for grades in given.values() for grade in grades.values()]}
+    else:
+        asked = {question: None for grades in given.values() for question in grades}
+        by_name = {question.lower(): question for question in asked}
+        if OVERALL not in by_name or any(grades.keys() != asked.keys() for grades in given.values()):
+            raise NotTaken(
+                f"grades by {', '.join(asked)}; one question called {OVERALL}, and each question for each image, "
+                "are expected"
+            )
+        axes = {name: [grades[question] for grades in given.values()] for name, question in by_name.items()}
+    return Judged(kind="grades", payload={"grades": axes}, **about)

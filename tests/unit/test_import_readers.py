@@ -409,7 +409,7 @@ def label_studio_task(result: list[dict[str, Any]], data: dict[str, Any], **anno
 def test_label_studio(here: tuple[Workspace, Store], tmp_path: Path):
     write_pngs(tmp_path / "set/upload/1", 1, 2, 3, 4)
     pair = {"img1": "/data/upload/1/1.png", "img2": "/data/local-files/?d=media/2.png"}
-    choice = {"from_name": "pw", "to_name": "img1,img2", "type": "pairwise", "value": {"selected": "right"}}
+    choice = {"from_name": "pw", "to_name": "pw", "type": "pairwise", "value": {"selected": "right"}}
     tie = {"from_name": "c", "to_name": "img1", "type": "choices", "value": {"choices": ["Tie"]}}
     items = [{"id": f"i{n}", "html": f'<img src="/data/upload/1/{n}.png">'} for n in (1, 2, 3, 4)]
     order = {"type": "ranker", "to_name": "list", "value": {"ranker": {"rank": ["i3", "i1", "i4", "i2"]}}}
@@ -447,14 +447,120 @@ def test_label_studio(here: tuple[Workspace, Store], tmp_path: Path):
     assert values(store)[1] == ("a fox", dict(sorted([(C, 1), (A, 2), (D, 3), (B, 4)])), "src 3")
 
 
-def test_label_studios_buckets_are_places_with_ties(here: tuple[Workspace, Store], tmp_path: Path):
-    write_pngs(tmp_path / "set", 1, 2, 3, 4)
-    items = [{"id": f"i{n}", "image": f"{n}.png"} for n in (1, 2, 3, 4)]
-    buckets = {"type": "ranker", "value": {"ranker": {"good": ["i2"], "fair": ["i1", "i4"], "poor": ["i3"]}}}
-    dump(tmp_path / "set/p.json", [label_studio_task([buckets], {"items": items})])
+def configuration(folder: Path, tags: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.xml").write_text(f"<View><Style>.x {{ color: red }}</Style>{tags}</View>")
+
+
+def test_label_studios_configuration_says_which_image_was_on_the_left(here: tuple[Workspace, Store], tmp_path: Path):
+    """The export does not: `to_name` is the Pairwise tag, and a database may have sorted the columns."""
+    write_pngs(tmp_path / "set", 1, 2)
+    pair = {"after": "2.png", "before": "1.png"}
+    choice = {"from_name": "pw", "to_name": "pw", "type": "pairwise", "value": {"selected": "left"}}
+    dump(tmp_path / "set/p.json", [label_studio_task([choice], pair)])
+    workspace, store = here
+    _, refused = bring_in(store, workspace, tmp_path / "set")
+    assert refused[0].reason.startswith(
+        "does not say which of after and before was on the left; save the labelling conf"
+    )
+    tags = '<Pairwise name="pw" toName="x, y"/><Image name="y" value="$after"/><Image name="x" value="$before"/>'
+    configuration(tmp_path / "set", tags)
+    for path in ("set", "set/p.json"):
+        bring_in(store, workspace, tmp_path / path)
+    assert said(store) == {("a fox", A, B, "better", "src 3"): 1}
+    assert store.ratings()[0].image_ids == (A, B)
+    (tmp_path / "set/config.xml").write_text("<View>")
+    with pytest.raises(ConfigError, match=r"config\.xml cannot be read"):
+        bring_in(store, workspace, tmp_path / "set")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_pair"),
+    [
+        ("right", "left", True),
+        ("image_b", "image_a", True),
+        ("imageB", "imageA", True),
+        ("url2", "url1", True),
+        ("second_img", "first_img", True),
+        ("real", "drawn", False),
+        ("img1", "img3", False),
+    ],
+)
+def test_names_of_columns_that_say_left_and_right(
+    here: tuple[Workspace, Store], tmp_path: Path, first: str, second: str, is_pair: bool
+):
+    write_pngs(tmp_path / "set", 1, 2)
+    choice = {"from_name": "pw", "to_name": "pw", "type": "pairwise", "value": {"selected": "left"}}
+    dump(tmp_path / "set/p.json", [label_studio_task([choice], {first: "1.png", second: "2.png"})])
     workspace, store = here
     bring_in(store, workspace, tmp_path / "set")
+    assert said(store) == ({("a fox", B, A, "better", "src 3"): 1} if is_pair else {})
+
+
+def test_label_studios_buckets_are_places_with_ties(here: tuple[Workspace, Store], tmp_path: Path):
+    write_pngs(tmp_path / "set", 1, 2, 3, 4, 5)
+    items = [{"id": f"i{n}", "image": f"{n}.png"} for n in (1, 2, 3, 4, 5)]
+    sorted_by_name = {"_": ["i5"], "fair": ["i1", "i4"], "good": ["i2"], "poor": ["i3"]}
+    buckets = {"from_name": "r", "to_name": "l", "type": "ranker", "value": {"ranker": sorted_by_name}}
+    dump(tmp_path / "set/p.json", [label_studio_task([buckets], {"others": ["x"], "items": items})])
+    workspace, store = here
+    _, refused = bring_in(store, workspace, tmp_path / "set")
+    assert refused[0].reason.startswith("sorts into _, fair, good, poor without saying which is the best; save")
+    names = "".join(f'<Bucket name="{name}"/>' for name in ("good", "fair", "poor"))
+    configuration(tmp_path / "set", f'<List name="l" value="$items"/><Ranker name="r" toName="l">{names}</Ranker>')
+    bring_in(store, workspace, tmp_path / "set")
     assert values(store) == [("a fox", dict(sorted([(B, 1), (A, 2), (D, 2), (C, 3)])), "src 3")]
+
+
+def test_label_studios_ratings_name_tags_and_may_be_several(here: tuple[Workspace, Store], tmp_path: Path):
+    write_pngs(tmp_path / "set", 1, 2)
+
+    def stars(asked: str, tag: str, rating: int) -> dict[str, Any]:
+        return {"from_name": asked, "to_name": tag, "type": "rating", "value": {"rating": rating}}
+
+    pair, one = {"image_a": "1.png", "image_b": "2.png"}, {"image": "1.png"}
+    tasks = [
+        label_studio_task([stars("of_x", "x", 4), stars("of_y", "y", 2)], pair),
+        label_studio_task([stars("Overall", "img", 3), stars("fidelity", "img", 5)], one, completed_by=4),
+        label_studio_task([stars("fidelity", "img", 5), stars("alignment", "img", 1)], one, completed_by=5),
+        label_studio_task([stars("ten", "img", 4)], one, completed_by=6),
+    ]
+    dump(tmp_path / "set/p.json", tasks)
+    columns = {"x": "image_a", "y": "image_b", "img": "image"}
+    images = "".join(f'<Image name="{tag}" value="${column}"/>' for tag, column in columns.items())
+    configuration(tmp_path / "set", f'{images}<Rating name="ten" toName="img" maxRating="10"/>')
+    workspace, store = here
+    _, refused = bring_in(store, workspace, tmp_path / "set")
+    assert values(store) == [("a fox", dict(sorted([(A, 4), (B, 2)])), "src 3"), ("a fox", {A: 3}, "src 4")]
+    assert store.ratings()[1].payload == {"grades": {"overall": [3], "fidelity": [5]}}
+    assert "grades by fidelity, alignment; one question called overall" in refused[0].reason
+    assert refused[1].reason == "rates from 1 to 10; 1 to 5 is expected"
+
+
+def test_label_studios_json_min_and_what_an_old_version_skipped(here: tuple[Workspace, Store], tmp_path: Path):
+    about = {"id": 1, "annotator": 4, "annotation_id": 7, "created_at": "2024-03-29T05:39:54Z", "lead_time": 37.4}
+    dump(tmp_path / "min.json", [{"prompt": "a fox", "img1": "1.png", "pw": [{"selected": "left"}], **about}])
+    workspace, store = here
+    _, refused = bring_in(store, workspace, tmp_path / "min.json")
+    assert refused[0].reason == "has no data and annotations; export the project as JSON, not as JSON-MIN or CSV"
+    dump(
+        tmp_path / "old.json",
+        [{"data": {"prompt": "a fox"}, "completions": [{"id": 1, "skipped": True, "result": []}]}],
+    )
+    _, refused = bring_in(store, workspace, tmp_path / "old.json")
+    assert "was cancelled" in refused[0].reason
+
+
+def test_of_two_pairwise_tags_the_first_counts(here: tuple[Workspace, Store], tmp_path: Path):
+    write_pngs(tmp_path / "set", 1, 2)
+    answers = [
+        {"from_name": name, "to_name": name, "type": "pairwise", "value": {"selected": side}}
+        for name, side in (("quality", "left"), ("safety", "right"))
+    ]
+    dump(tmp_path / "set/p.json", [label_studio_task(answers, {"img1": "1.png", "img2": "2.png"})])
+    workspace, store = here
+    bring_in(store, workspace, tmp_path / "set")
+    assert said(store) == {("a fox", A, B, "better", "src 3"): 1}
 
 
 def test_argilla_records_in_both_forms(here: tuple[Workspace, Store], tmp_path: Path):
@@ -499,6 +605,88 @@ def test_argilla_records_in_both_forms(here: tuple[Workspace, Store], tmp_path: 
     write_parquet(tmp_path / "rated/train.parquet", [row])
     bring_in(store, workspace, tmp_path / "rated")
     assert values(store)[1] == ("a cat", {A: 5}, "src u6")
+
+
+def argilla_fields(*numbers: int) -> dict[str, str]:
+    images = {f"image_{n}": f"data:image/png;base64,{base64.b64encode(png(n)).decode()}" for n in numbers}
+    return {"prompt": "a fox", **images}
+
+
+def test_argillas_json_does_not_say_what_was_submitted(here: tuple[Workspace, Store], tmp_path: Path):
+    """`records.to_json` of argilla 2.8.0: value and user_id alone; that a record is pending is all that is known."""
+    about = {"fields": argilla_fields(1, 2), "metadata": {}, "suggestions": {}, "vectors": {}, "_server_id": "s"}
+    records = [
+        {"id": "1", **about, "status": "completed", "responses": {"better": [{"value": "image_1", "user_id": "u1"}]}},
+        {"id": "2", **about, "status": "pending", "responses": {"better": [{"value": "image_2", "user_id": "u2"}]}},
+    ]
+    dump(tmp_path / "set/records.json", records)
+    dump(tmp_path / "set/.argilla/settings.json", {"fields": [], "responses": []})
+    workspace, store = here
+    _, refused = bring_in(store, workspace, tmp_path / "set")
+    assert said(store) == {("a fox", A, B, "better", "src u1"): 1}
+    assert [(each.row, "its record is pending" in each.reason) for each in refused] == [
+        ("records.json row 2 by u2", True)
+    ]
+
+
+def test_a_ranking_without_ranks_is_no_ranking(here: tuple[Workspace, Store], tmp_path: Path):
+    """Argilla 2's client writes the options in the order of the question, whatever their ranks; the server has them."""
+    names = [f"image_{n}" for n in (1, 2, 3, 4)]
+    record = {"id": "1", "fields": argilla_fields(1, 2, 3, 4), "status": "completed"}
+    dump(tmp_path / "a.json", [{**record, "responses": {"order": [{"value": names, "user_id": "u1"}]}}])
+    workspace, store = here
+    _, refused = bring_in(store, workspace, tmp_path / "a.json")
+    assert refused[0].reason.startswith(
+        "ranks by order without ranks, as Argilla 2's client writes it; save the server's"
+    )
+
+    order = [{"value": name, "rank": rank} for name, rank in zip(names, (2, 1, 4, 2), strict=True)]
+    half = [{**order[0], "rank": None}, *order[1:]]
+    responses = [
+        {"id": "x", "user_id": "u1", "values": {"order": {"value": order}}, "status": "submitted"},
+        {"id": "y", "user_id": "u2", "values": {"order": {"value": order}}, "status": "discarded"},
+        {"id": "z", "user_id": "u3", "values": {"order": {"value": half}}, "status": "submitted"},
+        {"id": "w", "user_id": "u4", "values": None, "status": "discarded"},
+    ]
+    dump(tmp_path / "b.json", {"items": [{**record, "responses": responses}], "total": 1})
+    _, refused = bring_in(store, workspace, tmp_path / "b.json")
+    assert values(store) == [("a fox", dict(sorted([(A, 2), (B, 1), (C, 3), (D, 2)])), "src u1")]
+    assert ["was not submitted" in refused[0].reason, "without ranks" in refused[1].reason] == [True, True]
+
+
+def test_argilla_1s_dataset(here: tuple[Workspace, Store], tmp_path: Path):
+    """`format_as("datasets")` of argilla 1.29.1: a column to a question, and images as HTML in fields of text."""
+    import datasets
+
+    images = {f"image_{n}": f'<img src="data:image/png;base64,{base64.b64encode(png(n)).decode()}">' for n in (1, 2)}
+    said_by = {
+        "better": [
+            {"user_id": "u1", "value": "image_2", "status": "submitted"},
+            {"user_id": "u2", "value": "image_1", "status": "draft"},
+        ],
+        "order": [{"user_id": "u3", "value": {"rank": [1, 2], "value": ["image_1", "image_2"]}, "status": "submitted"}],
+    }
+    nothing = {f"{name}-suggestion-metadata": {"type": None, "score": None, "agent": None} for name in said_by}
+    row = {"prompt": "a fox", **images, **said_by, **nothing, "external_id": None, "metadata": "{}"}
+    (tmp_path / "set").mkdir()
+    datasets.Dataset.from_list([row]).to_parquet(tmp_path / "set/train.parquet")
+    workspace, store = here
+    _, refused = bring_in(store, workspace, tmp_path / "set")
+    assert said(store) == {("a fox", B, A, "better", "src u1"): 1, ("a fox", A, B, "better", "src u3"): 1}
+    assert [each.row for each in refused] == ["train.parquet row 1 by u2"]
+
+
+def test_an_argilla_rating_is_of_the_image_whose_whole_name_is_in_the_question(
+    here: tuple[Workspace, Store], tmp_path: Path
+):
+    fields = {**argilla_fields(1), "image_10": argilla_fields(2)["image_2"]}
+    answers = {
+        f"{name}_stars": [{"value": grade, "user_id": "u1"}] for name, grade in (("image_1", 5), ("image_10", 2))
+    }
+    dump(tmp_path / "a.json", [{"id": "1", "fields": fields, "responses": answers}])
+    workspace, store = here
+    bring_in(store, workspace, tmp_path / "a.json")
+    assert values(store) == [("a fox", dict(sorted([(A, 5), (B, 2)])), "src u1")]
 
 
 def test_a_folder_of_pictures(here: tuple[Workspace, Store], tmp_path: Path):
