@@ -243,6 +243,7 @@ def test_the_layers_have_imagerewards_sizes_and_the_published_ones_no_rectifiers
     assert is_odd == is_linear
 
 
+@pytest.mark.long
 def test_the_published_head_starts_at_nothing_and_stays_at_chance_where_ours_learn():
     """On unit-norm features its outputs are around 1e-11: after ten epochs at 1e-5 it still is a coin."""
     features, names = things(1200, 384, prompts=60)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import HealthCheck, given, settings
 
 from data.rating_kinds.pairwise import PAIRWISE
@@ -55,6 +56,7 @@ def test_the_winner_is_the_image_that_was_on_the_side_pressed(choice: str, is_sw
     assert {"a": found.image_a, "b": found.image_b}[found.outcome] == displayed[("left", "right").index(choice)]
 
 
+@pytest.mark.long
 @SLOW
 @given(st.lists(prompts, min_size=1, max_size=4, unique_by=lambda prompt: prompt.prompt_id), json_values, json_values)
 def test_whatever_goes_in_comes_out(given_prompts: list[Prompt], provenance: Any, more: Any):

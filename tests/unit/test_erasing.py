@@ -342,8 +342,8 @@ def finished_by_whoever_comes_next(world: World) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("fate", "stride"),
     [
-        ("keep", 7),
-        ("delete", 7),
+        pytest.param("keep", 7, marks=pytest.mark.long),
+        pytest.param("delete", 7, marks=pytest.mark.long),
         pytest.param("keep", 1, marks=pytest.mark.slow),
         pytest.param("delete", 1, marks=pytest.mark.slow),
     ],

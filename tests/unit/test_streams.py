@@ -26,6 +26,7 @@ def everything(streams: Streams) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("most", [1, 4, 7])
 def test_in_parts_as_at_once(most: int, rated: Rated, monkeypatch: pytest.MonkeyPatch):
     with Store.open(rated.workspace) as store:
