@@ -81,7 +81,15 @@ class Shown:
     provenance: dict[str, Any] = field(default_factory=dict)
 
 
-Item = Judged | Whole | Shown | Refused
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """A prompt of our own complete form, whether or not anything was drawn for it."""
+
+    row: str
+    prompt: Prompt
+
+
+Item = Judged | Whole | Shown | Written | Refused
 
 
 def preference(choice: str, **about: Any) -> Judged:

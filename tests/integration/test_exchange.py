@@ -30,6 +30,7 @@ PROMPTS = [
     Prompt.of('=cmd() "quoted", with\na second line 🦊', task="", split="train"),
     Prompt.of("ein süßer Hund", task="animals", split="held_out"),
     Prompt.of("x" * 10_000, split="held_out"),
+    Prompt.of("nothing was drawn for this one"),
 ]
 NOBODY = ("diffusion-dpo", "imagerewarddb", "kohya-pairs", "d3po")
 """Formats that have no raters."""
