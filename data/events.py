@@ -111,14 +111,23 @@ def move_up(connection: Connection, left_out: Sequence[int]) -> None:
 def _insert(
     connection: Connection, table: str, types: dict[str, str], columns: Mapping[str, Sequence[object]], known: str = ""
 ) -> None:
-    """Insert rows by one statement. Many go through Arrow: as lists of Python objects they take five times as long."""
+    """Insert rows by one statement. Many go through Arrow: as lists of Python objects they take five times as long.
+
+    DuckDB takes a number for a text, and Arrow does not. What was taken by itself has to be taken among others as well,
+    or no store could be made again from its journal.
+    """
     names, count = ", ".join(types), len(next(iter(columns.values())))
     if count == 1:  # A rating: half the work for the planner.
         values, row = ", ".join("?" * len(types)), [columns[name][0] for name in types]
         connection.execute(f"INSERT INTO {table} ({names}) VALUES ({values}) {known}", row)
     elif count:
-        added = {name: pa.array(columns[name], _ARROW[kind]) for name, kind in types.items()}
-        connection.register("added", pa.table(added))
+        try:
+            added = pa.table({name: pa.array(columns[name], _ARROW[kind]) for name, kind in types.items()})
+        except (pa.ArrowException, OverflowError):
+            for place in range(count):
+                _insert(connection, table, types, {name: [columns[name][place]] for name in types}, known)
+            return
+        connection.register("added", added)
         connection.execute(f"INSERT INTO {table} ({names}) SELECT * FROM added {known}")
         connection.unregister("added")
 

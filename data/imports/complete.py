@@ -103,7 +103,7 @@ class _Beside:
         for prompt_id, values in found["prompts"].items():
             try:
                 prompts[prompt_id] = Prompt.of(
-                    values["text"], task=values.get("task") or "", split=values.get("split") or "train"
+                    values["text"], task=str(values.get("task") or ""), split=str(values.get("split") or "train")
                 )
             except (HitlError, KeyError, TypeError, AttributeError) as error:
                 refused.append(Refused(row=f"prompt {prompt_id}", reason=str(error)))

@@ -737,6 +737,17 @@ def test_one_table_of_comparisons(here: tuple[Workspace, Store], tmp_path: Path)
     assert "neither beside it nor in this workspace" in refused[0].reason
 
 
+def test_a_prompts_task_that_is_a_number_is_its_name(here: tuple[Workspace, Store], tmp_path: Path):
+    _, store = here
+    dump(tmp_path / "set/prompts.json", [{"prompt_id": "p", "text": "a fox", "task": 7, "split": "train"}])
+    dump(tmp_path / "set/ratings.json", [])
+    for _ in range(2):
+        taken, refused = bring_in(store, here[0], tmp_path / "set", format="jsonl")
+        assert refused == []
+        assert taken.kept_prompts == 0
+        assert [(prompt.text, prompt.task) for prompt in store.prompts()] == [("a fox", "7")]
+
+
 def test_a_damaged_table_gives_the_rows_before_the_damage(here: tuple[Workspace, Store], tmp_path: Path):
     write_pngs(tmp_path / "set", 1, 2)
     row = json.dumps({"prompt": "a fox", "generations": ["1.png", "2.png"], "ranking": [1, 2]})
