@@ -138,6 +138,10 @@ class RoundQueue:
         self._open = self._find_open()
         self._slots = sum(map(self._slots_of, self._counted))
 
+    def asks(self, task_id: str) -> bool:
+        """Whether the task is one of these: round 0 has imported tasks too, about which nobody is asked."""
+        return task_id in self._place or task_id in self._checks
+
     def note(self, task_id: str, rater_id: str, answer: Answer | None) -> None:
         """An answer was given, or (None) taken back."""
         self.rated.add((task_id, rater_id))

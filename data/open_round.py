@@ -79,10 +79,8 @@ class OpenRound:
     def is_unrated(self, task_id: str, rater_id: str) -> bool:
         """Whether this rater is known never to have answered this task. No is no answer: it may be of another round."""
         with self._lock:
-            task, queue = self._tasks.get(task_id), self._queue
-            if task is None or queue is None or task.round != queue.round:
-                return False
-            return (task_id, rater_id) not in queue.rated
+            queue = self._queue
+            return queue is not None and queue.asks(task_id) and (task_id, rater_id) not in queue.rated
 
     def _queue_of(self, round: int) -> RoundQueue:
         """The queue of any round. The caller holds the lock."""
@@ -144,7 +142,7 @@ class OpenRound:
             else:
                 answer = None
                 self._leases.hold(rating.task_id, rating.rater_id, datetime.now(UTC), _AFTER_UNDO_S)
-            if self._queue is not None and self._queue.round == self._tasks[rating.task_id].round:
+            if self._queue is not None and self._queue.asks(rating.task_id):
                 self._queue.note(rating.task_id, rating.rater_id, answer)
 
     def _prompt_texts(self, prompt_ids: set[str]) -> dict[str, str]:

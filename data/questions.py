@@ -184,10 +184,11 @@ class Questions(FactLog):
         return [rows.task(row) for row in self._rows(query, [round])]
 
     def task(self, task_id: str) -> Task | None:
-        if task_id not in self._tasks:
+        known = self._tasks.get(task_id)
+        if known is None:
             for row in self._rows(f"SELECT {rows.TASK} FROM tasks WHERE task_id = ?", [task_id]):
-                self._tasks[task_id] = rows.task(row)
-        return self._tasks.get(task_id)
+                known = self._tasks[task_id] = rows.task(row)
+        return known  # not looked up again: another thread that keeps many ratings may have let it go
 
     def tasks_showing(self, image_id: str) -> list[Task]:
         """Tasks that ask about this image, in order of arrival."""

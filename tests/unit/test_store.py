@@ -21,7 +21,7 @@ import pytest
 
 from data.database import STORAGE_VERSION, Database
 from data.journal import Journal, read_entries
-from data.records import FINISHED, Account, Prompt, Rating
+from data.records import FINISHED, FROM_FOLDER, IMPORTED, Account, Prompt, Rating
 from data.store import Store
 from data.workspace import Workspace
 from hitl.core.errors import ConfigError, StoreError
@@ -547,6 +547,34 @@ def test_what_was_taken_back_before_the_store_was_opened_is_known(tmp_path: Path
         assert store.lease("ann", limit=1)[0].task == ONE
         assert not store.add_rating(a_rating(ONE, "ann", None, voids=first.rating_id))  # undone already
         assert store.add_rating(a_rating(ONE, "ann", "right"))
+
+
+def test_an_imported_answer_stands_though_nobody_is_asked_about_its_task(tmp_path: Path):
+    """Round 0 has both: tasks that people here are asked, and imported ones."""
+    asked = replace(a_task("asked", round=0), policy=FROM_FOLDER)
+    imported = replace(a_task("imported", round=0), policy=IMPORTED)
+    workspace, store = a_store(tmp_path, asked, imported)
+    first = a_rating(imported, "ann")
+    with store:
+        assert store.add_ratings([first]) == [True]
+    with Store.open(workspace) as store:
+        assert [offer.task for offer in store.lease("ann", limit=2)] == [asked]  # the round is in memory now
+        assert store.task("imported") == imported
+        assert not store.add_rating(a_rating(imported, "ann", "right"))
+        assert store.answered("ann", 0) == 0
+        assert store.add_rating(a_rating(imported, "ann", None, voids=first.rating_id))
+
+
+def test_what_was_taken_by_itself_is_taken_among_others(tmp_path: Path):
+    """A number for a text: DuckDB takes it, Arrow does not, and a rebuild inserts many rows at a time."""
+    workspace = Workspace(tmp_path)
+    with Store.open(workspace, create=True) as store:
+        store.add_prompts([replace(PROMPT, task=7)])
+        store.add_prompts([Prompt.of("two"), replace(Prompt.of("three"), split=3)])
+        told = store.prompts()
+        assert [(prompt.task, prompt.split) for prompt in told] == [("7", "train"), ("", "train"), ("", "3")]
+    with Store.rebuild(workspace) as store:
+        assert store.prompts() == told
 
 
 def _as_event(rating: Rating) -> dict:
