@@ -164,12 +164,13 @@ class Journal:
             The end of the second file, for `adopt` once that is kept; and the numbers of the lines that were left out.
 
         Raises:
+            StoreError: a line was changed, lost or put in: the new chain would hide it.
             WorkspaceError: the disk is full.
         """
         end, left_out = START, []
-        with disk_errors(self._path), open(_rewriting(self._path), "wb") as file:
+        with disk_errors(self._path), self._path.open("rb") as old, open(_rewriting(self._path), "wb") as file:
             os.fchmod(file.fileno(), 0o600)
-            for entry in self.read(START):
+            for entry in entries_up_to(old, self._path, self._end):
                 if (changed := change(entry.event, entry.data)) is None:
                     left_out.append(entry.end.seq)
                     continue

@@ -45,6 +45,7 @@ class People(FactLog):
                 return False
             self._require_free(rater.name)
             self._record("rater_added", {**asdict(rater), "created_at": validation.iso(rater.created_at)})
+            self._accounts.pop(rater.rater_id, None)  # of one who had this id and was erased
         return True
 
     def add_raters(self, raters: Iterable[Rater], *, is_disabled: bool = False) -> int:

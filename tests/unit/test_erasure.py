@@ -22,7 +22,7 @@ from data.migrations import m001_initial
 from data.records import Account, Consent, Invite, Prompt, Rater
 from data.store import Store
 from data.workspace import Workspace
-from hitl.core.errors import ConfigError
+from hitl.core.errors import ConfigError, StoreError
 from tests.facts import WHEN, a_rater, a_rating, a_store, a_task, everything, image_id
 
 ONE, TWO = a_task("one"), a_task("two")
@@ -365,6 +365,29 @@ def test_after_any_facts_and_erasures_the_store_is_what_the_journal_tells(tmp_pa
         assert faults(workspace, again) == []
     assert deleted
     assert [who for who in deleted if files_with(workspace.root, who)] == []
+
+
+def test_an_erasure_does_not_hide_that_the_journal_was_changed(with_zed):
+    """A line from before the store was opened, which is not read again then."""
+    workspace, store = with_zed
+    store.close()
+    lines = workspace.journal_path.read_bytes()
+    workspace.journal_path.write_bytes(lines.replace(b'"width":64', b'"width":65', 1))
+    with Store.open(workspace) as store:
+        with pytest.raises(StoreError, match="line 2 does not follow"):
+            store.erase_rater(ID, ratings="delete")
+        assert store.rater(ID) is not None
+        assert len(store.ratings()) == 2
+
+
+def test_who_comes_again_under_the_id_of_one_who_was_deleted_is_not_shut_out(with_zed):
+    """A simulated rater's id is made from the name; a restart would let them in as well."""
+    _, store = with_zed
+    again = Rater(rater_id=ID, name=NAME, kind="simulated", created_at=WHEN)
+    store.erase_rater(ID, ratings="delete")
+    assert store.account(ID).is_disabled
+    assert store.add_rater(again)
+    assert store.account(ID) == Account(rater_id=ID)
 
 
 def test_a_note_goes_and_the_choice_stays():
