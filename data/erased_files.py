@@ -132,9 +132,14 @@ def copies_set_aside(workspace: Workspace) -> list[Path]:
 
 def half_written(workspace: Workspace, person: Person) -> list[Path]:
     """Files that name the person, or may, and whose writer was killed. Nobody else is at work, so nobody ends them."""
-    found = [path for place in ("rounds", "fits", "erasures") for path in (workspace.root / place).rglob(".*.tmp")]
-    word = person.rater_id.encode()
-    return sorted(path for path in found if ".parquet." in path.name or word in path.read_bytes())
+    places = ("rounds", "fits", "erasures", "imports")
+    words = person.rater_id.encode(), person.name.encode()  # an import's lists know names alone
+    return sorted(
+        path
+        for place in places
+        for path in (workspace.root / place).rglob(".*.tmp")
+        if ".parquet." in path.name or any(word in path.read_bytes() for word in words)
+    )
 
 
 def files_with(workspace: Workspace, person: Person) -> list[str]:

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from data.erased_files import copies_set_aside
 from data.erasure import Fate
 from data.workspace import Workspace, write_atomically
 
@@ -78,10 +79,17 @@ def read_receipts(workspace: Workspace) -> list[Receipt]:
 
 
 def note_written_anew(workspace: Workspace) -> None:
-    """Say in the receipts that the store's file was written anew: nothing of what was erased is in it any more."""
-    for receipt in read_receipts(workspace):
-        if receipt.free_blocks == "held":
-            write_receipt(workspace, replace(receipt, free_blocks="written anew"))
+    """Say in the receipts that the store's file was written anew: nothing of what was erased is in it any more.
+
+    A rebuild writes it anew too, and sets the old file aside with its free parts.
+    """
+    held = [receipt for receipt in read_receipts(workspace) if receipt.free_blocks == "held"]
+    aside = copies_set_aside(workspace) if held else []
+    for path in aside:
+        path.unlink()
+    for receipt in held:
+        removed = (*receipt.removed, *(path.name for path in aside))
+        write_receipt(workspace, replace(receipt, free_blocks="written anew", removed=removed))
 
 
 def in_words(receipt: Receipt, path: Path) -> str:

@@ -245,6 +245,22 @@ def test_the_receipt_says_when_the_stores_file_was_written_anew(world: World):
     assert read_receipts(world.workspace)[0].free_blocks == "written anew"
 
 
+def test_a_rebuild_does_not_keep_what_was_erased_in_the_file_that_it_sets_aside(world: World):
+    erase(world, "delete")
+    world.store.close()
+    world.store = Store.rebuild(world.workspace)
+    aside = world.workspace.root / "store.duckdb.before-rebuild"
+    assert NAME.encode() in aside.read_bytes()
+    world.erasures().finish()
+    assert not aside.exists()
+    (receipt,) = read_receipts(world.workspace)
+    assert receipt.free_blocks == "written anew"
+    assert aside.name in receipt.removed
+    aside.touch()  # of another repair, after that
+    world.erasures().finish()
+    assert aside.exists()
+
+
 def test_who_rated_in_no_snapshot_taught_no_model(world: World):
     world.erasures().begin("ann", "keep")
     (receipt,) = world.erasures().finish()
@@ -377,6 +393,8 @@ def test_what_was_half_written_when_somebody_was_killed_goes_too(world: World):
     world.workspace.erasures_dir.mkdir()
     for name in gone:
         (root / name).write_text("" if "parquet" in name else f'{{"rater_id": "{ID}", "na')
+    gone.append("imports/.x-refused.jsonl.e.tmp")
+    (root / gone[-1]).write_text(f'{{"row": 1, "rater": "{NAME}"')
     (root / "rounds/.config.toml.d.tmp").write_text("seed = ")
     receipt = erase(world, "delete")
     assert [name for name in gone if (root / name).exists()] == []
