@@ -33,7 +33,7 @@ def check_task(task: Task) -> None:
             + (f" to {most}." if most > few else "."),
             hint="Draw the images with different seeds, and put different ones into a task.",
         )
-    if task.overlap < 1 or not 0 < task.propensity <= 1:
+    if not 1 <= task.overlap < 2**31 or not 0 < task.propensity <= 1:
         raise ConfigError(
             f"Task {task.task_id} has overlap {task.overlap} and propensity {task.propensity}.",
             hint="Use an overlap of 1 or more and a propensity in (0, 1].",

@@ -17,6 +17,7 @@ from typing import Any
 
 from data.imports.files import Files, Row, is_image_id, moment, taken
 from data.imports.records import Item, Judged, NotTaken, Picture, Refused, Shown, Whole, Written, preference
+from data.prompt_list import SPLITS, split_of_text
 from data.records import FROM_FOLDER, IMPORTED, Prompt, Rater, Rating, Task
 from hitl.core.errors import HitlError
 
@@ -102,8 +103,9 @@ class _Beside:
         prompts = {}
         for prompt_id, values in found["prompts"].items():
             try:
+                text, split = values["text"], str(values.get("split") or "train")
                 prompts[prompt_id] = Prompt.of(
-                    values["text"], task=str(values.get("task") or ""), split=str(values.get("split") or "train")
+                    text, task=str(values.get("task") or ""), split=SPLITS.get(split.lower()) or split_of_text(text)
                 )
             except (HitlError, KeyError, TypeError, AttributeError) as error:
                 refused.append(Refused(row=f"prompt {prompt_id}", reason=str(error)))
@@ -159,10 +161,10 @@ def _task(told: dict[str, Any], prompt: Prompt) -> Task:
         overlap=int(told.get("overlap") or 1),
         policy=IMPORTED if policy == FROM_FOLDER else policy,  # its people were asked, ours are not
         propensity=float(told.get("propensity") or 1.0),
-        purpose=told.get("purpose") or "learn",
+        purpose=_text(told.get("purpose")) or "learn",
         repeats=_id_here(str(repeats), prompt, image_ids) if repeats else None,
-        worse=told.get("worse") or None,
-        better=told.get("better") or None,
+        worse=_text(told.get("worse")),
+        better=_text(told.get("better")),
     )
 
 
@@ -198,11 +200,11 @@ def _rating(row: Row, task: Task, rater: Rater, image_ids: tuple[str, ...]) -> R
             client_time=str(row.get("client_time") or ""),
             server_time=at or datetime.now(UTC),
             app_version=str(row.get("app_version") or ""),
-            voids=row.get("voids") or None,
+            voids=_text(row.get("voids")),
             decide_ms=None if row.get("decide_ms") in (None, "") else int(row.need("decide_ms")),
-            input_device=row.get("input_device") or None,
-            screen_size=row.get("screen_size") or None,
-            shown_as=row.get("shown_as") or None,
+            input_device=_text(row.get("input_device")),
+            screen_size=_text(row.get("screen_size")),
+            shown_as=_text(row.get("shown_as")),
         )
     except (TypeError, ValueError) as error:
         raise NotTaken(f"has a number that is none: {error}") from error
@@ -221,6 +223,11 @@ def _find(files: Files, row: Row, image_id: str, *names: Any) -> Picture:
             except NotTaken:
                 files.missing.add((image_id, name))
     return Picture(image_id=image_id)
+
+
+def _text(value: Any) -> Any:
+    """What should be a text, as one, so that what is none is refused by what it says; CSV has an empty one for none."""
+    return str(value) if value else None
 
 
 def _dict(value: Any) -> dict[str, Any]:

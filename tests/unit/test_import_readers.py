@@ -737,15 +737,29 @@ def test_one_table_of_comparisons(here: tuple[Workspace, Store], tmp_path: Path)
     assert "neither beside it nor in this workspace" in refused[0].reason
 
 
-def test_a_prompts_task_that_is_a_number_is_its_name(here: tuple[Workspace, Store], tmp_path: Path):
-    _, store = here
-    dump(tmp_path / "set/prompts.json", [{"prompt_id": "p", "text": "a fox", "task": 7, "split": "train"}])
-    dump(tmp_path / "set/ratings.json", [])
+def test_values_of_another_type_in_our_complete_form(here: tuple[Workspace, Store], tmp_path: Path):
+    """A prompt's task that is a number is its name; a rating that says what it cannot is refused alone."""
+    workspace, store = here
+    folder = tmp_path / "set"
+    write_pngs(folder / "images", 1, 2)
+    prompts = [{"text": "a fox", "task": 7, "split": "train"}, {"text": "a hen", "split": "test"}]
+    dump(folder / "prompts.json", [{"prompt_id": str(n)} | each for n, each in enumerate(prompts)])
+    odd = [{}, {"purpose": {"learn": 1}}, {"overlap": 2**31}, {"repeats": [1]}, {"worse": {"a": 1}}]
+    about = {"prompt_id": "0", "kind": "pairwise", "image_ids": [A, B]}
+    dump(folder / "tasks.json", [{"task_id": f"t{n}"} | about | each for n, each in enumerate(odd)])
+    dump(folder / "images.json", [{"image_id": png_id(n), "prompt_id": "0", "file": f"{n}.png"} for n in (1, 2)])
+    rating = {"rater_id": "r", "kind": "pairwise", "payload": {"choice": "left"}, "image_ids": [A, B]}
+    rating["server_time"] = "2026-11-20T12:00:00+00:00"
+    rows = [{"task_id": f"t{n}"} for n in range(len(odd))]
+    rows += [{"task_id": "t0", "voids": {"a": 1}}, {"task_id": "t0", "input_device": ["mouse"]}]
+    dump(folder / "ratings.json", [{"rating_id": f"g{n}"} | rating | each for n, each in enumerate(rows)])
     for _ in range(2):
-        taken, refused = bring_in(store, here[0], tmp_path / "set", format="jsonl")
-        assert refused == []
+        taken, refused = bring_in(store, workspace, folder, format="jsonl")
+        assert sorted(each.row for each in refused) == [f"ratings.json row {n}" for n in range(2, 8)]
         assert taken.kept_prompts == 0
-        assert [(prompt.text, prompt.task) for prompt in store.prompts()] == [("a fox", "7")]
+        told = [(prompt.text, prompt.task, prompt.split) for prompt in store.prompts()]
+        assert told == [("a fox", "7", "train"), ("a hen", "", "held_out")]
+        assert [found.rating_id for found in store.ratings()] == ["g0"]
 
 
 def test_a_damaged_table_gives_the_rows_before_the_damage(here: tuple[Workspace, Store], tmp_path: Path):
