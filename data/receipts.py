@@ -86,7 +86,7 @@ def note_written_anew(workspace: Workspace) -> None:
     held = [receipt for receipt in read_receipts(workspace) if receipt.free_blocks == "held"]
     aside = copies_set_aside(workspace) if held else []
     for path in aside:
-        path.unlink()
+        path.unlink(missing_ok=True)
     for receipt in held:
         removed = (*receipt.removed, *(path.name for path in aside))
         write_receipt(workspace, replace(receipt, free_blocks="written anew", removed=removed))
