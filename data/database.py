@@ -182,7 +182,7 @@ class Database:
         try:
             yield self._writer
             self._writer.execute("COMMIT")
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):  # It is committed, whatever comes of this.
                 self._log.chmod(0o600)  # DuckDB makes it anew after each checkpoint
         except BaseException:
             with contextlib.suppress(duckdb.Error):

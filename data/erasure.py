@@ -1,7 +1,7 @@
 """To forget a rater: they leave the journal and the store with all that they rated, or their ratings keep a pseudonym.
 
-The journal is a chain of hashes, so nothing leaves it unnoticed. It is written again instead, from the first line that
-speaks of the rater on, and its new last line says so, with the hash that the chain ended in before: whoever has an old
+The journal is a chain of hashes, so nothing leaves it unnoticed. It is written again instead, as a whole,
+and its new last line says so, with the hash that the chain ended in before: whoever has an old
 copy can take the same things out of it and must come to the same chain. The id goes too, for an id may have been made
 from the name (`apps.session`); nothing that is kept leads from the new one to the old. Lines that are left out leave no
 gap: those after them move up, and with them the positions of rows in the store (`events.move_up`).
