@@ -99,12 +99,15 @@ class Erasures:
         Others may be at work with the files: a stage of a round, `hitl fit`. With `wait` until they are done; else
         nothing is finished then.
         """
-        if not self.store.holds_erased_bytes:
+        finished: list[Receipt] = []
+        if any_left(self.workspace):
+            with files_alone(self.workspace, wait=wait) as is_alone:
+                if not is_alone:
+                    return []
+                finished = [self._finish(path) for path in self._unfinished()]
+        if not self.store.holds_erased_bytes:  # asked last: an erasure that is not finished writes its receipt again
             note_written_anew(self.workspace)
-        if not any_left(self.workspace):
-            return []
-        with files_alone(self.workspace, wait=wait) as is_alone:
-            return [self._finish(path) for path in self._unfinished()] if is_alone else []
+        return finished
 
     def finish_later(self) -> None:
         """In a thread, as soon as nobody works with the files. What dies before that is finished at the next start."""
