@@ -140,7 +140,7 @@ def much_rated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("fate", ["keep", "delete"])
-@pytest.mark.parametrize("count", [3, pytest.param(40, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
+@pytest.mark.parametrize("count", [3, pytest.param(15, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
 def test_an_erasure_that_was_killed_at_any_moment_is_done_or_was_never_asked_for(
     much_rated: Path, tmp_path: Path, fate: str, count: int
 ):
