@@ -31,8 +31,6 @@ CHECKPOINT_EVERY = 200
 """Ratings between checkpoints: a short write-ahead log is quick to replay and has little to lose."""
 CHECKPOINT_AFTER_IDLE_S = 30.0
 """The same after so many seconds without a write: what is left when people go home is one file."""
-
-
 _ENTRIES_AT_ONCE = 100_000
 """In one transaction: memory does not grow with the journal."""
 

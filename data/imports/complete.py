@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from data.imports.files import Files, Row, is_image_id, moment, taken
-from data.imports.records import Item, Judged, NotTaken, Picture, Refused, Shown, Whole, Written, preference
+from data.imports.records import Item, Judged, NotTaken, Picture, PromptAlone, Refused, Shown, Whole, preference
 from data.prompt_list import SPLITS, split_of_text
 from data.records import FROM_FOLDER, IMPORTED, Prompt, Rater, Rating, Task
 from hitl.core.errors import HitlError
@@ -32,7 +32,7 @@ def read(files: Files) -> Iterator[Item]:
         return
     beside = _Beside.read(files, by_name)
     yield from beside.refused
-    yield from (Written(row=f"prompt {prompt_id}", prompt=prompt) for prompt_id, prompt in beside.prompts.items())
+    yield from (PromptAlone(row=f"prompt {prompt_id}", prompt=prompt) for prompt_id, prompt in beside.prompts.items())
     yield from taken(
         files.rows([by_name["images"]] if "images" in by_name else []), lambda row: [_shown(files, row, beside)]
     )

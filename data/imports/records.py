@@ -82,14 +82,14 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
+class PromptAlone:
     """A prompt of our own complete form, whether or not anything was drawn for it."""
 
     row: str
     prompt: Prompt
 
 
-Item = Judged | Whole | Shown | Written | Refused
+Item = Judged | Whole | Shown | PromptAlone | Refused
 
 
 def preference(choice: str, **about: Any) -> Judged:

@@ -21,7 +21,7 @@ from typing import Any
 from data import validation
 from data.assignment import displayed_order
 from data.imports.pictures import to_png
-from data.imports.records import Item, Judged, NotTaken, Picture, Refused, Shown, Whole, Written
+from data.imports.records import Item, Judged, NotTaken, Picture, PromptAlone, Refused, Shown, Whole
 from data.journal import canonical_json
 from data.prompt_list import SPLITS, split_of_text
 from data.records import IMPORTED, Image, Prompt, Rater, Rating, Task
@@ -76,7 +76,7 @@ class _Batch:
     """With the row that each is of."""
     shown: set[tuple[str, str]] = field(default_factory=set)
     """Of the images: those that are to be taken whether they are rated or not."""
-    written: set[str] = field(default_factory=set)
+    prompts_alone: set[str] = field(default_factory=set)
     """Of the prompts: those that are to be taken whether there is an image or not."""
 
 
@@ -161,10 +161,10 @@ class _Taker:
                         self._add_whole(batch, item)
                     case Shown():
                         self._add_shown(batch, item)
-                    case Written():
+                    case PromptAlone():
                         canonical_json(item.prompt.task)
                         batch.prompts.setdefault(item.prompt.prompt_id, item.prompt)
-                        batch.written.add(item.prompt.prompt_id)
+                        batch.prompts_alone.add(item.prompt.prompt_id)
             except (NotTaken, HitlError) as error:
                 self._refuse(item.row, str(error))
             except UnicodeEncodeError as error:
@@ -338,7 +338,7 @@ class _Taker:
         batch.raters = {rater_id: rater for rater_id, rater in batch.raters.items() if rater_id in rater_ids}
         self._without_known_images(batch)
         prompt_ids = {task.prompt_id for task in batch.tasks.values()} | {prompt_id for _, prompt_id in batch.images}
-        prompt_ids |= batch.written
+        prompt_ids |= batch.prompts_alone
         batch.prompts = {prompt_id: prompt for prompt_id, prompt in batch.prompts.items() if prompt_id in prompt_ids}
         self._without_lone_repeats(batch)
 
