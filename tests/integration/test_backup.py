@@ -166,9 +166,10 @@ def test_the_default_name_says_whose_and_when_and_nothing_is_overwritten(hitl: H
 
 
 @contextmanager
-def rating_goes_on(store: Store) -> Iterator[None]:
-    """In another thread, as fast as it can."""
+def rating_goes_on(store: Store) -> Iterator[threading.Condition]:
+    """In another thread, as fast as it can, from the first rating on; the condition tells of every further one."""
     done = threading.Event()
+    another = threading.Condition()
 
     def rate() -> None:
         for number in itertools.count():
@@ -176,11 +177,15 @@ def rating_goes_on(store: Store) -> Iterator[None]:
                 return
             store.add_rater(a_rater(f"r{number}"))
             store.add_rating(a_rating(store.tasks()[number % 3], f"r{number}"))
+            with another:
+                another.notify_all()
 
     thread = threading.Thread(target=rate)
     thread.start()
     try:
-        yield
+        with another:
+            assert another.wait(60)
+        yield another
     finally:
         done.set()
         thread.join()
@@ -204,8 +209,10 @@ def test_a_backup_while_raters_rate_is_of_one_moment(mine: Workspace, tmp_path: 
             store.copy_to(path)
             yield path
 
-        with rating_goes_on(store):
+        with rating_goes_on(store) as another:
             for number in range(2):
+                with another:
+                    assert another.wait(60)
                 out = tmp_path / f"{number}.tar"
                 write_backup(mine, out, copied, app_version="0.1.0", made_at=datetime.now(UTC))
         all_of_them = store.ratings()
