@@ -41,7 +41,7 @@ from matplotlib.ticker import FuncFormatter, MultipleLocator
 from benchmarks.figure import INK, MUTED, ORANGE, STYLE, TEAL
 from benchmarks.machine import describe
 from data.bootstrap import cluster_interval
-from data.evaluation import MEASURES, ImageScore, best_of, summarise
+from data.evaluation import GOLD, REWARD, ImageScore, best_of, summarise
 from data.prompt_list import starter_prompts
 from data.records import Prompt
 from data.workspace import Workspace
@@ -79,6 +79,7 @@ RATE_FACTORS = (0.5, 2.0)
 JUDGED_PER_TASK = 8
 JUDGED_IMAGES = 2
 """Of each prompt, of a policy."""
+MEASURES = (REWARD, *GOLD)
 BEST_OF = 4
 """Images of each prompt, of the reference."""
 SPLITS = ("train", "held_out")
@@ -202,10 +203,12 @@ class Bench:
             chosen = [score for score in best if score.split == split]
             for measure in MEASURES:
                 usual = {
-                    s.prompt_id: np.mean([getattr(r, measure) for r in self.reference if r.prompt_id == s.prompt_id])
+                    s.prompt_id: float(
+                        np.mean([r.values[measure] for r in self.reference if r.prompt_id == s.prompt_id])
+                    )
                     for s in chosen
                 }
-                gain = [(getattr(s, measure) - usual[s.prompt_id]) / scale[measure] for s in chosen]
+                gain = [(s.values[measure] - usual[s.prompt_id]) / scale[measure] for s in chosen]
                 interval = cluster_interval(gain, [s.prompt_id for s in chosen])
                 gains.setdefault(split, {})[measure] = interval.to_dict()
         return found
@@ -286,10 +289,12 @@ def _score(subject: str, judged: Sequence[Prompt], drawn: Trajectory, reward: Cl
                 task="",  # one summary of all of a split
                 split=prompt.split,
                 index=index,
-                reward=value,
-                correctness=verdict.score,
-                exact=float(verdict.exact),
-                taste=taste(picture),
+                values={
+                    REWARD: value,
+                    "correctness": verdict.score,
+                    "exact": float(verdict.exact),
+                    "taste": taste(picture),
+                },
             )
         )
     return scores

@@ -244,11 +244,23 @@ class EvaluateConfig:
     """DDIM steps of one image, without noise in the steps."""
     images_per_prompt: int = 4
     """Images of each prompt and model, from the same seeds for every model."""
+    images_per_trained_prompt: int = 2
+    """The same for trained-on prompts and the policies: these prove little where there are held-out ones. The reference
+    has images_per_prompt."""
     best_of: int = 4
     """The baseline to beat: the reference's best of so many images, chosen by the learned reward."""
+    rewards: tuple[str, ...] = ("clip_score", "jpeg_size")
+    """Rewards that judge beside the learned one, by name, such as pick_score, image_reward and aesthetic for Stable
+    Diffusion. Two or more that nothing is trained on. clip_score is by fit.backbone, unless its settings name
+    another."""
 
     def __post_init__(self) -> None:
-        _at_least(1, "evaluate", self, "steps", "images_per_prompt", "best_of")
+        _at_least(1, "evaluate", self, "steps", "images_per_prompt", "images_per_trained_prompt", "best_of")
+        if CLIP_HEAD in self.rewards or len(set(self.rewards)) < len(self.rewards):
+            raise ConfigError(
+                f"evaluate.rewards is {list(self.rewards)}.",
+                hint="Name each reward once, and not clip_head: the learned reward is always among the judges.",
+            )
         if self.best_of > self.images_per_prompt:
             raise ConfigError(
                 f"evaluate.best_of is {self.best_of}, but there are {self.images_per_prompt} images of each prompt.",
@@ -462,7 +474,12 @@ def _check_public_url(url: str, root_path: str) -> None:
 def _require_known_rewards(config: RunConfig) -> None:
     """Raise a ConfigError for a reward that the registry does not have, or for weights that are nothing to train on."""
     known = REWARDS.names()
-    for section, names in (("reward", config.reward), ("reward_settings", config.reward_settings)):
+    named = (
+        ("reward", config.reward),
+        ("reward_settings", config.reward_settings),
+        ("evaluate", config.evaluate.rewards),
+    )
+    for section, names in named:
         for name in names:
             if name not in known:
                 raise ConfigError(f"There is no reward {name!r} for [{section}].", hint=closest(name, known))

@@ -353,8 +353,22 @@ def train_policy(round: Round) -> dict[str, Any]:
 def evaluate_policy(round: Round) -> dict[str, Any]:
     """Judge the new policy on held-out and trained-on prompts, beside the reference and its best-of-N."""
     hub = round.hub
-    hub.live.enter("evaluate", "Judging the new images", total=3)
-    return _work(round, "evaluate", prompts=[asdict(prompt) for prompt in round.prompts])
+    hub.live.enter("evaluate", "Judging the new images", total=4)
+    return _work(round, "evaluate", **judged_of(hub.workspace, round.number, round.prompts))
+
+
+def judged_of(workspace: Workspace, number: int, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """What the evaluate stage is told of a round: its prompts, its policy, the one before, and its reward model."""
+    return {
+        "prompts": [asdict(prompt) for prompt in prompts],
+        "policy": str(policy_dir(workspace, number)),
+        "previous": str(policy_dir(workspace, number - 1)) if number > 1 else "",
+        "reward": str(workspace.stage_dir(number, "fit") / "reward"),
+    }
+
+
+def policy_dir(workspace: Workspace, number: int) -> Path:
+    return workspace.stage_dir(number, "train") / "policy"
 
 
 STAGES: dict[str, Stage] = {

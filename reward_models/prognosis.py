@@ -45,7 +45,8 @@ def ratings_needed(curve: Sequence[tuple[int, float, int]], now: Interval, compa
 
 def _slope(curve: Sequence[tuple[int, float, int]]) -> float:
     """Accuracy gained with each doubling, by least squares weighted with the pairs judged."""
-    fitted_on, accuracy, judged = np.array(curve, dtype=float).reshape(-1, 3).T
+    told = [point for point in curve if point[0]]  # of very few answers a part may be none
+    fitted_on, accuracy, judged = np.array(told, dtype=float).reshape(-1, 3).T
     if judged.sum() <= 0:
         return 0.0
     x = np.log2(fitted_on)

@@ -1,9 +1,7 @@
 """Reads what a round left in its folder, as far as it is there: half a round still gives a report."""
 
-import dataclasses
 import json
 import zipfile
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data.bootstrap import Interval
-from data.evaluation import ImageScore, summarise
+from data.evaluation import ImageScore, read_scores, summarise
 from data.workspace import STAGES, Workspace
 from hitl.core.errors import WorkspaceError
 
@@ -64,6 +61,11 @@ class RoundFiles:
     def splits(self) -> list[str]:
         """The splits it was judged on, the held-out one first: only that tells learning from memory."""
         return sorted(self.summary.get("gains", {}), key=lambda split: (split != "held_out", split != "train", split))
+
+    @property
+    def judges(self) -> dict[str, dict[str, Any]]:
+        """The rewards that judged it beside the learned one, and whether it was trained on them."""
+        return self.manifests.get("evaluate", {}).get("judges") or {}
 
     @property
     def fit(self) -> dict[str, Any]:
@@ -142,8 +144,8 @@ def read_round(workspace: Workspace, number: int) -> RoundFiles:
     scores, grid = (), None
     if "evaluate" in manifests:
         try:
-            scores = _read_scores(folder / "evaluate" / "scores.parquet")
-        except (OSError, ValueError, TypeError, pa.ArrowException):
+            scores = tuple(read_scores(folder / "evaluate" / "scores.parquet"))
+        except (OSError, ValueError, TypeError, KeyError, pa.ArrowException):
             missing.append(
                 f"Round {number} has no readable evaluate/scores.parquet: best-of-N is compared without pairs."
             )
@@ -196,12 +198,6 @@ def _read_provenance(folder: Path, manifests: dict[str, dict[str, Any]]) -> dict
         except (OSError, ValueError, AttributeError):
             found = None
     return found if isinstance(found, dict) else {}
-
-
-def _read_scores(path: Path) -> tuple[ImageScore, ...]:
-    known = {field.name for field in dataclasses.fields(ImageScore)}
-    rows: Sequence[dict[str, Any]] = pq.read_table(path).to_pylist()
-    return tuple(ImageScore(**{name: value for name, value in row.items() if name in known}) for row in rows)
 
 
 def _read_grid(path: Path) -> Grid:

@@ -1,17 +1,21 @@
 """What a round achieved, judge by judge: levels, paired gains, and the comparison with best-of-N and the last round."""
 
 import math
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
 from data.bootstrap import Interval, cluster_interval
-from data.evaluation import MEASURES, ImageScore
+from data.evaluation import DIVERSITY, KL, POLICY, PREVIOUS, REFERENCE, REWARD, ImageScore
 from hitl.report.files import RoundFiles
 
 Change = Literal["up", "down", "unclear", "unknown"]
+Kind = Literal["learned", "gold", "other", "model"]
+"""What training climbs; what no training step ever saw; a reward that this training did not use; and what is said of a
+model, not of a picture, and is neither good nor bad by itself.
+"""
 
 FEW_PROMPTS = 10
 """Below so many prompts a percentile bootstrap is too narrow, and the report says so."""
@@ -27,13 +31,19 @@ class Measure:
     """In the middle of a sentence."""
     judge: str
     """Who says so, and what it looks at."""
-    is_gold: bool
-    """Whether no training step ever saw it. The learned reward is what training climbs: its rise proves nothing."""
+    kind: Kind
     better: str
     worse: str
     """What is said of the pictures when it went up or down."""
     is_share: bool = False
     """Whether it lies in [0, 1] and is read as per cent."""
+    unit: str = ""
+    has_direction: bool = True
+    """Whether more of it is better."""
+
+    @property
+    def is_gold(self) -> bool:
+        return self.kind == "gold"
 
 
 _KNOWN = (
@@ -42,7 +52,7 @@ _KNOWN = (
         name="Learned reward",
         noun="learned reward",
         judge="fitted on the ratings; what training climbs",
-        is_gold=False,
+        kind="learned",
         better="liked better by the learned reward",
         worse="liked less by the learned reward",
     ),
@@ -51,7 +61,7 @@ _KNOWN = (
         name="Correctness",
         noun="correctness",
         judge="verifier, graded: how much is as asked",
-        is_gold=True,
+        kind="gold",
         better="closer to their prompts",
         worse="further from their prompts",
         is_share=True,
@@ -61,7 +71,7 @@ _KNOWN = (
         name="Exactly right",
         noun="exact verdicts",
         judge="verifier, strict: nothing wrong at all",
-        is_gold=True,
+        kind="gold",
         better="exactly right more often",
         worse="exactly right less often",
         is_share=True,
@@ -71,12 +81,79 @@ _KNOWN = (
         name="Taste",
         noun="taste",
         judge="fixed rule: large shapes, light ground",
-        is_gold=True,
+        kind="gold",
         better="closer to the stated taste",
         worse="further from the stated taste",
     ),
 )
-BY_KEY = {measure.key: measure for measure in _KNOWN if measure.key in MEASURES}
+_OTHERS = (
+    Measure(
+        key="clip_score",
+        name="CLIP score",
+        noun="CLIP score",
+        judge="zero-shot CLIP: how well picture and prompt go together",
+        kind="other",
+        better="closer to their prompts by CLIP",
+        worse="further from their prompts by CLIP",
+    ),
+    Measure(
+        key="jpeg_size",
+        name="JPEG size",
+        noun="JPEG size",
+        judge="kB of the file: detail, or noise; neither is better",
+        kind="other",
+        better="larger as JPEG files",
+        worse="smaller as JPEG files",
+        has_direction=False,
+    ),
+)
+_OF_A_MODEL = (
+    Measure(
+        key=DIVERSITY,
+        name="Diversity",
+        noun="diversity",
+        judge="mean distance, 1 − cosine, of a prompt’s pictures to each other",
+        kind="model",
+        better="more varied",
+        worse="less varied",
+        has_direction=False,
+    ),
+    Measure(
+        key=KL,
+        name="KL to the reference",
+        noun="KL",
+        judge="exact, over the steps with noise, as training draws",
+        kind="model",
+        better="further from the reference’s",
+        worse="closer to the reference’s",
+        unit="nats",
+        has_direction=False,
+    ),
+)
+BY_KEY = {measure.key: measure for measure in (*_KNOWN, *_OTHERS, *_OF_A_MODEL)}
+
+
+def measures_of(files: RoundFiles) -> list[Measure]:
+    """All that a round was judged by: the learned reward, gold, other rewards, and what is said of the model."""
+    others = [_reward_of(name, told) for name, told in files.judges.items()]
+    return [*_KNOWN, *others, *_OF_A_MODEL]
+
+
+def _reward_of(name: str, told: Mapping[str, Any]) -> Measure:
+    """A reward beside the learned one; where the policy was trained on it, its rise proves nothing either."""
+    plain = name.replace("_", " ")
+    measure = BY_KEY.get(name) or Measure(
+        key=name,
+        name=plain.capitalize(),
+        noun=plain,
+        judge=f"the reward {name}",
+        kind="other",
+        better=f"scored higher by {name}",
+        worse=f"scored lower by {name}",
+    )
+    if told.get("is_trained_on"):
+        return replace(measure, kind="learned", judge=f"{measure.judge}; trained on")
+    return measure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,9 +173,7 @@ class Judged:
     over_best: Interval | None = None
     """Policy minus best-of-N, paired by prompt."""
     since_last: Interval | None = None
-    """Policy minus the policy of the round before, paired by prompt and seed. Gold only: each round's reward model is
-    another ruler.
-    """
+    """Policy minus the policy of the round before, paired by prompt and seed, by this round's reward model."""
     spread: float | None = None
     """Standard deviation of the reference's pictures; None when unknown or 0."""
 
@@ -116,11 +191,22 @@ def change(gain: Interval | None) -> Change:
     return "down" if gain.high < 0 else "unclear"
 
 
-def judge_round(files: RoundFiles, previous: RoundFiles | None = None) -> dict[str, list[Judged]]:
+def independent(found: Sequence[Judged]) -> list[Judged]:
+    """Those whose rise means something: gold, or where there is none the rewards that training did not use."""
+    gold = [each for each in found if each.measure.is_gold]
+    return gold or [each for each in found if each.measure.kind == "other" and each.measure.has_direction]
+
+
+def learned(found: Sequence[Judged]) -> Judged | None:
+    """The reward that was fitted on the ratings."""
+    return next((each for each in found if each.measure.key == REWARD), None)
+
+
+def judge_round(files: RoundFiles) -> dict[str, list[Judged]]:
     """Every measure that the round was judged by, split by split, the held-out one first."""
     judged = {}
     for split in files.splits:
-        found = [_judge(files, previous, split, measure) for measure in BY_KEY.values()]
+        found = [_judge(files, split, measure) for measure in measures_of(files)]
         judged[split] = [each for each in found if each is not None]
     return judged
 
@@ -134,8 +220,8 @@ def judge_tasks(files: RoundFiles, split: str, key: str) -> dict[str, Judged]:
             judged[task] = Judged(
                 measure=BY_KEY[key],
                 split=split,
-                reference=files.subject("reference", split, key, task),
-                policy=files.subject("policy", split, key, task),
+                reference=files.subject(REFERENCE, split, key, task),
+                policy=files.subject(POLICY, split, key, task),
                 best=files.subject(_best(files), split, key, task),
                 gain=gain,
                 spread=spread(files, split, key),
@@ -145,10 +231,12 @@ def judge_tasks(files: RoundFiles, split: str, key: str) -> dict[str, Judged]:
 
 def spread(files: RoundFiles, split: str, key: str) -> float | None:
     """Standard deviation of the reference's pictures on that split; of all its pictures where scores are not there."""
+    if key in (DIVERSITY, KL):
+        return None
     values = [
         value
         for score in files.scores
-        if (score.subject, score.split) == ("reference", split) and (value := _value(score, key)) is not None
+        if (score.subject, score.split) == (REFERENCE, split) and (value := _value(score, key)) is not None
     ]
     found = float(np.std(values)) if values else None
     if found is None and key == "taste":
@@ -156,28 +244,25 @@ def spread(files: RoundFiles, split: str, key: str) -> float | None:
     return found if found and math.isfinite(found) and found > 1e-9 else None
 
 
-def _judge(files: RoundFiles, previous: RoundFiles | None, split: str, measure: Measure) -> Judged | None:
+def _judge(files: RoundFiles, split: str, measure: Measure) -> Judged | None:
     key = measure.key
     gain = files.gain(split, key)
     if gain is None:
         return None
     scores = [score for score in files.scores if score.split == split]
-    by_subject = {name: [score for score in scores if score.subject == name] for name in ("policy", "reference")}
+    by_subject = {name: [score for score in scores if score.subject == name] for name in (POLICY, REFERENCE, PREVIOUS)}
     best = [score for score in scores if score.subject == _best(files)]
-    last: list[ImageScore] = []
-    if previous is not None and measure.is_gold:
-        last = [score for score in previous.scores if (score.split, score.subject) == (split, "policy")]
-    shortfall = difference(by_subject["reference"], best, key, pair=_prompt)
+    shortfall = difference(by_subject[REFERENCE], best, key, pair=_prompt)
     return Judged(
         measure=measure,
         split=split,
-        reference=files.subject("reference", split, key),
-        policy=files.subject("policy", split, key),
+        reference=files.subject(REFERENCE, split, key),
+        policy=files.subject(POLICY, split, key),
         best=files.subject(_best(files), split, key),
         gain=gain,
         best_gain=None if shortfall is None else _negative(shortfall),
-        over_best=difference(by_subject["policy"], best, key, pair=_prompt),
-        since_last=difference(by_subject["policy"], last, key, pair=_prompt_and_seed),
+        over_best=difference(by_subject[POLICY], best, key, pair=_prompt),
+        since_last=difference(by_subject[POLICY], by_subject[PREVIOUS], key, pair=_prompt_and_seed),
         spread=spread(files, split, key),
     )
 
@@ -206,7 +291,7 @@ def _prompt_and_seed(score: ImageScore) -> Hashable:
 
 
 def _value(score: ImageScore, key: str) -> float | None:
-    value = getattr(score, key)
+    value = score.values.get(key)
     return value if value is not None and math.isfinite(value) else None
 
 

@@ -28,11 +28,10 @@ def write_report(workspace: Workspace, number: int) -> Path:
     """See `hitl.report.build_report`."""
     rounds = read_rounds(workspace, number)
     latest = rounds[-1]
-    previous = next((files for files in rounds if files.number == number - 1), None)
-    judged = judge_round(latest, previous)
+    judged = judge_round(latest)
     bias = _bias(latest)
     verdict = words.verdict(judged, number)
-    answers = words.story(judged, latest.best_of, bias, None if previous is None else previous.number)
+    answers = words.story(judged, latest.best_of, bias, number - 1)
     missing = [*_gaps(rounds, number), *latest.missing]
     origin = provenance(rounds)
     shown = {

@@ -200,9 +200,9 @@ def _tasks(files: RoundFiles) -> dict[str, str]:
 def _verdicts(files: RoundFiles) -> dict[tuple[str, str], bool]:
     """Of the first image of each prompt, which is the one in the grid."""
     return {
-        (score.subject, score.prompt): score.exact >= 0.5
+        (score.subject, score.prompt): score.values["exact"] >= 0.5
         for score in _first_images(files.scores)
-        if score.exact is not None
+        if "exact" in score.values
     }
 
 

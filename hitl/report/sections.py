@@ -148,7 +148,10 @@ def _path_of(
 def _by_measure(history: History, splits: Sequence[str], last: int, best_of: int | None) -> PanelGroup:
     colours = dict(zip(splits, ("policy", "trained", "muted", "reference"), strict=False))
     panels, has_best = [], False
-    for measure in BY_KEY.values():
+    newest_of = {
+        each.measure.key: each.measure for judged in history.values() for found in judged.values() for each in found
+    }
+    for measure in newest_of.values():
         by_split = {split: _series(history, split, measure.key) for split in splits}
         newest = next((found[max(found)] for found in by_split.values() if found), None)
         if newest is None:

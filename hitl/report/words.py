@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from data.bootstrap import Interval
-from hitl.report.judgement import FEW_PROMPTS, Change, Judged, Measure, change
+from hitl.report.judgement import FEW_PROMPTS, Change, Judged, Measure, change, independent, learned
 
 Tone = Literal["good", "bad", "mixed", "flat", "unknown"]
 
@@ -70,7 +70,7 @@ class Ruler:
         if measure.is_share:
             return cls(100.0, 1, "points")
         if spread is None:
-            return cls(1.0, 2, "")
+            return cls(1.0, 2, measure.unit)
         return cls(1 / spread, 2, "SD")
 
     def mean(self, found: Interval) -> str:
@@ -131,18 +131,20 @@ def count(amount: int, thing: str) -> str:
 
 
 def verdict(judged: dict[str, list[Judged]], round_number: int) -> Verdict:
-    """The round in one line, by its first split (held out, where there is one) and by gold, where there is any."""
+    """The round in one line, by its first split (held out, where there is one): by gold, else by rewards that training
+    did not use, else by the learned reward alone.
+    """
     subject = f"round {round_number}’s pictures"
     if not judged or not any(judged.values()):
         return Verdict(word="Not judged", tone="unknown", headline=f"Round {round_number} is not judged yet.")
     split, found = next((split, found) for split, found in judged.items() if found)
     where = _where(split)
-    gold = [each for each in found if each.measure.is_gold]
-    reward = next((each for each in found if not each.measure.is_gold), None)
-    if not gold:
+    judges, reward = independent(found), learned(found)
+    if not judges:
         return _by_reward_alone(reward, where, subject, round_number)
-    ups, downs = ([each for each in gold if each.change == way] for way in ("up", "down"))
-    unclear = [each for each in gold if each.change == "unclear"]
+    by_gold = judges[0].measure.is_gold
+    ups, downs = ([each for each in judges if each.change == way] for way in ("up", "down"))
+    unclear = [each for each in judges if each.change == "unclear"]
     worse = listed(each.measure.worse for each in _essential(downs))
     better = listed(each.measure.better for each in _essential(ups))
     if downs and reward is not None and reward.change == "up" and not ups:
@@ -154,7 +156,10 @@ def verdict(judged: dict[str, list[Judged]], round_number: int) -> Verdict:
     if ups and downs:
         return Verdict(word="Mixed", tone="mixed", headline=f"{_capital(where)}, {subject} are {better}, but {worse}.")
     if downs:
-        return Verdict(word="Worse", tone="bad", headline=f"{_capital(where)}, {subject} are {worse}.")
+        word = "Worse" if by_gold else "Likely worse"
+        return Verdict(word=word, tone="bad", headline=f"{_capital(where)}, {subject} are {worse}.")
+    if ups and not by_gold:
+        return Verdict(word="Likely better", tone="good", headline=f"{_capital(where)}, {subject} are {better}.")
     if ups:
         rest = [each for each in _essential(unclear) if each.measure.is_share]
         is_partial = bool(rest) and not any(each.measure.is_share for each in ups)
@@ -174,7 +179,7 @@ def verdict(judged: dict[str, list[Judged]], round_number: int) -> Verdict:
 
 
 def _unclear(judged: dict[str, list[Judged]], split: str, where: str) -> Verdict:
-    other = [each for found in judged.values() for each in found if each.split != split and each.measure.is_gold]
+    other = [each for found in judged.values() for each in independent(found) if each.split != split]
     ups = _essential([each for each in other if each.change == "up"])
     headline = f"No clear change {where}"
     if ups:
@@ -205,9 +210,7 @@ def _essential(found: Sequence[Judged]) -> list[Judged]:
 # -- story ----------------------------------------------------------------------------------------------------------
 
 
-def story(
-    judged: dict[str, list[Judged]], best_of: int | None, bias: dict[str, Judged], previous: int | None
-) -> list[Answer]:
+def story(judged: dict[str, list[Judged]], best_of: int | None, bias: dict[str, Judged], previous: int) -> list[Answer]:
     """What a reader wants to know before anything else, in their order."""
     if not judged or not any(judged.values()):
         return []
@@ -233,8 +236,8 @@ def _what_changed(judged: dict[str, list[Judged]], bias: dict[str, Judged]) -> l
 
 
 def _headline_measures(found: Sequence[Judged]) -> list[Judged]:
-    gold = [each for each in found if each.measure.is_gold]
-    return _essential(gold) if gold else list(found)
+    reward = learned(found)
+    return _essential(independent(found)) or ([reward] if reward else [])
 
 
 def _told(each: Judged) -> str:
@@ -246,33 +249,35 @@ def _told(each: Judged) -> str:
 
 def _by_whom(judged: dict[str, list[Judged]]) -> list[str]:
     found = next(found for found in judged.values() if found)
-    gold = [each for each in found if each.measure.is_gold]
-    reward = next((each for each in found if not each.measure.is_gold), None)
+    judges, reward = independent(found), learned(found)
     sentences = []
-    if any(each.measure.is_share for each in gold):
+    if any(each.measure.is_share for each in judges):
         sentences.append("A verifier reads each picture; taste is a fixed rule. No training step sees either.")
-    elif gold:
+    elif any(each.measure.is_gold for each in judges):
         sentences.append("Taste is a fixed rule that no training step sees.")
+    elif judges:
+        names = listed(each.measure.name for each in judges)
+        sentences.append(f"{names}, which training did not use; these prompts have no gold score.")
     else:
         sentences.append("The learned reward alone: these prompts have no gold score. Compare the pictures yourself.")
-    if reward is not None and gold:
+    if reward is not None and judges:
         moved = ruler(reward).mean(reward.gain)
-        sentences.append(f"The learned reward, which training climbs, moved {moved}: {_agreement(reward, gold)}.")
+        sentences.append(f"The learned reward, which training climbs, moved {moved}: {_agreement(reward, judges)}.")
     return sentences
 
 
-def _agreement(reward: Judged, gold: Sequence[Judged]) -> str:
-    """Whether gold follows the learned reward: the sign of reward hacking is that it does not."""
+def _agreement(reward: Judged, judges: Sequence[Judged]) -> str:
+    """Whether the others follow the learned reward: the sign of reward hacking is that they do not."""
     if reward.change != "up":
         return CHANGES[reward.change]
     fell, rose = (
-        [each.measure.noun for each in _essential([g for g in gold if g.change == way])] for way in ("down", "up")
+        [each.measure.noun for each in _essential([j for j in judges if j.change == way])] for way in ("down", "up")
     )
     if fell:
         return f"but {listed(fell)} fell, which is what reward hacking looks like"
     if rose:
         return f"{listed(rose)} rose with it, so no sign of reward hacking"
-    return "gold does not confirm it yet"
+    return f"{'gold does' if judges[0].measure.is_gold else 'they do'} not confirm it yet"
 
 
 def _how_sure(judged: dict[str, list[Judged]]) -> list[str]:
@@ -291,7 +296,7 @@ def _how_sure(judged: dict[str, list[Judged]]) -> list[str]:
     return sentences
 
 
-def _worth_it(judged: dict[str, list[Judged]], best_of: int | None, previous: int | None) -> list[str]:
+def _worth_it(judged: dict[str, list[Judged]], best_of: int | None, previous: int) -> list[str]:
     split, found = next((split, found) for split, found in judged.items() if found)
     shown = _headline_measures(found)
     ways: dict[Change, str] = {
@@ -315,7 +320,7 @@ def _worth_it(judged: dict[str, list[Judged]], best_of: int | None, previous: in
         sentences.append(
             f"Against the reference’s best of {best_of} by learned reward, {_short(split)}: {'; '.join(against)}."
         )
-    if since and previous is not None:
+    if since:
         sentences.append(f"Since round {previous}, {_short(split)}: {'; '.join(since)}.")
     return sentences
 

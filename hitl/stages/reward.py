@@ -9,6 +9,7 @@ import torch
 from data.workspace import write_atomically
 from hitl.config import CLIP_HEAD, RunConfig
 from hitl.core.errors import ConfigError
+from hitl.stages.judges import judges_of
 from hitl.stages.stage import Desk, Stage, read_images
 from reward_models.load import load_reward
 from reward_models.rewards.clip_head import ClipHead
@@ -23,21 +24,23 @@ _HOW_IT_IS_REACHED = {"url", "timeout_s", "retries", "backoff_s", "chunk", "devi
 
 
 def require_rewards(config: RunConfig, algorithm: Algorithm, desk: Desk) -> None:
-    """Load the rewards that training will need and let go of them again: what is missing is missed before people rate.
+    """Load the rewards that training and judging will need and let go of them again: what is missing is missed before
+    people rate.
 
     Raises:
         HitlError: one cannot be loaded, or has no gradient and the algorithm learns by nothing else.
     """
-    if isinstance(algorithm, Preference):
-        return
-    for name in _weights(config):
-        if name != CLIP_HEAD:
-            reward = _load(name, config, desk)
-            if isinstance(algorithm, Backpropagation):
-                require_gradient({name: reward})
-            del reward
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+    trained_on = set() if isinstance(algorithm, Preference) else {*_weights(config)} - {CLIP_HEAD}
+    judges = judges_of(config)
+    for name in sorted({*trained_on, *judges}):
+        reward = (
+            load_reward(name, judges[name], device=desk.device(config)) if name in judges else _load(name, config, desk)
+        )
+        if name in trained_on and isinstance(algorithm, Backpropagation):
+            require_gradient({name: reward})
+        del reward
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def training_reward(stage: Stage, desk: Desk) -> ClipHead | WeightedSum:

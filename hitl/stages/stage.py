@@ -121,15 +121,22 @@ class Stage:
         Raises:
             ConfigError: it was trained for another model.
         """
-        folder = self.workspace.stage_dir(number, "train") / "policy"
-        if (folder / "policy.json").exists():
-            model = json.loads((folder / "policy.json").read_text())["model"]
+        return self.of_this_model(self.workspace.stage_dir(number, "train") / "policy", f"round {number}'s policy")
+
+    def of_this_model(self, policy: Path, name: str) -> Path:
+        """The folder again, which an error would call by that name.
+
+        Raises:
+            ConfigError: that policy was trained for another model.
+        """
+        if (policy / "policy.json").exists():
+            model = json.loads((policy / "policy.json").read_text())["model"]
             if model != self.config.model.name:
                 raise ConfigError(
-                    f"model.name is {self.config.model.name!r}, but round {number}'s policy is one of {model!r}.",
+                    f"model.name is {self.config.model.name!r}, but {name} is one of {model!r}.",
                     hint=f"Set model.name to {model!r} again, or begin a new workspace for the other model.",
                 )
-        return folder
+        return policy
 
     def report(self, step: int, total: int, **metrics: float) -> None:
         """Append one line of progress; the hub follows the file."""

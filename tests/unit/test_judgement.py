@@ -403,6 +403,7 @@ def test_comparisons_needed_by_hand():
     now = Interval(0.55, 0.45, 0.65, 80, 20)
     assert ratings_needed([], now, 100) == pytest.approx(817, rel=0.03)
     assert ratings_needed([(25, 0.55, 80), (50, 0.55, 80), (100, 0.55, 80)], now, 100) == ratings_needed([], now, 100)
+    assert ratings_needed([(0, 0.5, 2), (2, 0.55, 2)], now, 100) == ratings_needed([(2, 0.55, 2)], now, 100)
 
 
 def test_a_rising_curve_needs_fewer_and_a_falling_one_is_not_followed():

@@ -7,20 +7,18 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from scipy import stats
 
 from data.bootstrap import Interval, cluster_interval
-from data.evaluation import ImageScore, best_of, summarise
+from data.evaluation import ImageScore, best_of, summarise, write_scores
 from data.workspace import Workspace
 from hitl.core.errors import WorkspaceError
 from hitl.report import build_report
@@ -64,10 +62,8 @@ def make_scores(
                             task=TASKS[i % len(TASKS)],
                             split=split,
                             index=index,
-                            reward=reward,
-                            correctness=value if gold else None,
-                            exact=float(value > 0.5) if gold else None,
-                            taste=value if gold else None,
+                            values={"reward": reward}
+                            | ({"correctness": value, "exact": float(value > 0.5), "taste": value} if gold else {}),
                         )
                     )
     return scores + best_of([score for score in scores if score.subject == "reference"], 4)
@@ -103,9 +99,7 @@ def write_round(
     workspace.write_manifest(
         number, "train", {"seconds": 60.0, "epochs": 2, "images": 256, "checkpoint": f"{number + 160:064x}"}
     )
-    pq.write_table(
-        pa.Table.from_pylist([asdict(score) for score in scores]), _made(folder / "evaluate") / "scores.parquet"
-    )
+    write_scores(folder / "evaluate" / "scores.parquet", scores)
     save_grid(folder / "evaluate" / "grid.npz", scores, size)
     workspace.write_manifest(number, "evaluate", {"seconds": 5.0, "summary": summarise(scores)})
     return folder
@@ -204,7 +198,7 @@ def told(workspace: Workspace, number: int) -> tuple[Verdict, str]:
     """The verdict and the story, without a page and its plots."""
     files = read_round(workspace, number)
     judged = judge_round(files)
-    answers = story(judged, files.best_of, {}, None)
+    answers = story(judged, files.best_of, {}, number - 1)
     return verdict(judged, number), "\n".join(sentence for answer in answers for sentence in answer.sentences)
 
 
@@ -246,7 +240,7 @@ def test_a_gain_on_trained_prompts_alone_is_not_sold_as_better(workspace: Worksp
 
 def test_gains_and_losses_together_are_called_mixed(workspace: Workspace):
     scores = [
-        each if each.taste is None or each.subject != "policy" else replace(each, taste=each.taste - 0.9)
+        replace(each, values={**each.values, "taste": each.values["taste"] - 0.9}) if each.subject == "policy" else each
         for each in make_scores("better")
     ]
     write_round(workspace, 1, scores)
@@ -375,7 +369,7 @@ def test_pictures_tell_the_verdict_on_them(workspace: Workspace):
     """The picture in the grid is the first image of its prompt, so the mark under it is that image's."""
     scores = make_scores("better")
     write_round(workspace, 1, scores)
-    exact = {(each.subject, each.prompt): each.exact for each in scores if each.index == 0}
+    exact = {(each.subject, each.prompt): each.values["exact"] for each in scores if each.index == 0}
     for group in before_and_after(read_round(workspace, 1)):
         for row in group.rows:
             before, after = row.pictures
@@ -390,20 +384,13 @@ def test_numbers_of_the_page_against_a_bootstrap_and_a_t_test(workspace: Workspa
     scores = make_scores("better", prompts=40, splits=("held_out",))
     write_round(workspace, 1, scores)
     judged = {each.measure.key: each for each in judge_round(read_round(workspace, 1))["held_out"]}
-    by_place = {(s.subject, s.prompt_id, s.index): s.taste for s in scores}
+    by_place = {(s.subject, s.prompt_id, s.index): s.values["taste"] for s in scores}
     prompts = sorted({s.prompt_id for s in scores})
-    gains = np.array(
-        [[_float(by_place["policy", p, i]) - _float(by_place["reference", p, i]) for i in range(4)] for p in prompts]
-    )
+    gains = np.array([[by_place["policy", p, i] - by_place["reference", p, i] for i in range(4)] for p in prompts])
     found = judged["taste"].gain
     assert found.mean == pytest.approx(gains.mean())
     low, high = stats.t.interval(0.95, len(prompts) - 1, gains.mean(), stats.sem(gains.mean(1)))
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.3 * (high - low))
-
-
-def _float(value: float | None) -> float:
-    assert value is not None
-    return value
 
 
 def test_best_of_n_is_compared_prompt_by_prompt(workspace: Workspace):
@@ -421,8 +408,7 @@ def test_best_of_n_is_compared_prompt_by_prompt(workspace: Workspace):
             task="",
             split="held_out",
             index=i,
-            reward=5.0 * i,
-            taste=taste[subject][p][i],
+            values={"reward": 5.0 * i, "taste": taste[subject][p][i]},
         )
         for subject in ("reference", "policy")
         for p in (0, 1)
@@ -439,16 +425,21 @@ def test_best_of_n_is_compared_prompt_by_prompt(workspace: Workspace):
     assert best_gain.low <= best_gain.mean <= best_gain.high
 
 
-def test_rounds_are_compared_with_the_one_before_by_gold_only(workspace: Workspace):
-    """Two rounds whose policies drew the same pictures: no difference by gold, none told by the learned reward."""
-    for n in (1, 2):
-        write_round(workspace, n, make_scores("better"))
-    first, second = read_rounds(workspace, 2)
-    judged = {each.measure.key: each for each in judge_round(second, first)["train"]}
-    since = judged["exact"].since_last
+def test_a_round_is_compared_with_the_policy_it_started_from_by_its_own_reward_model(workspace: Workspace):
+    """The previous policy's pictures are the reference's, so that it gained what the policy gained over the reference;
+    but for the learned reward, whose every score of them is 0.25 higher."""
+    scores = make_scores("better")
+    previous = [
+        replace(score, subject="previous", values={**score.values, "reward": score.values["reward"] + 0.25})
+        for score in scores
+        if score.subject == "reference"
+    ]
+    write_round(workspace, 1, [*scores, *previous])
+    judged = {each.measure.key: each for each in judge_round(read_round(workspace, 1))["train"]}
+    assert judged["exact"].since_last == judged["exact"].gain
+    since = judged["reward"].since_last
     assert since is not None
-    assert (since.mean, since.low, since.high) == (0, 0, 0)
-    assert judged["reward"].since_last is None
+    assert since.mean == pytest.approx(judged["reward"].gain.mean - 0.25)
 
 
 def test_settings_that_changed_are_told_with_the_commands_to_repeat(workspace: Workspace):
