@@ -25,6 +25,8 @@ class People(FactLog):
         self._accounts: dict[str, Account] = {}
         self._has_accounts = False
         self._consents: dict[str, list[Consent]] = {}
+        self.erasures = 0
+        """How many raters were erased since this store was opened: what was worked out before may name them."""
 
     def _forget(self) -> None:
         super()._forget()
@@ -241,6 +243,7 @@ class People(FactLog):
                 events.apply(writer, [events.Event(seq=end.seq, name="rater_erased", data=last(left_out))])
                 writer.execute("UPDATE store_state SET has_erased = TRUE")
                 set_position(writer, end)
+            self.erasures += 1
             try:
                 self._journal.adopt(end)
             except BaseException:

@@ -44,6 +44,8 @@ class Findings:
 
     round: int | None
     position: Position
+    erasures: int
+    """How many raters the store had erased when this was begun; after one more it is not to be shown."""
     given: tuple[datetime, ...]
     """When each answer came; skips left out, checks not."""
     agreements: Mapping[str, Agreement]
@@ -53,11 +55,12 @@ class Findings:
 
 def find(store: Store, round: int | None) -> Findings:
     """All of it, now. `round` is a number, or None for every round."""
-    position = store.journal_position
+    erasures, position = store.erasures, store.journal_position
     said = answered(store, round)
     return Findings(
         round=round,
         position=position,
+        erasures=erasures,
         given=tuple(each.rating.server_time for each in said if not each.is_skip),
         agreements=agreements(said),
         raters=raters_quality(store, said, slopes_of(aggregate(votes_of(said))), round),
@@ -116,9 +119,13 @@ class Finder:
     _worker: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, thread_name_prefix="findings"))
 
     def latest(self, round: int | None) -> Findings | None:
-        """The newest there are, perhaps of some seconds ago; None while the first are being worked out."""
+        """The newest there are, perhaps of some seconds ago; None while the first are being worked out, or the first
+        after an erasure.
+        """
         with self._lock:
             kept = self._kept[round]
+            if kept.findings is not None and kept.findings.erasures != self.store.erasures:
+                kept.findings = None
             is_old = kept.findings is None or (
                 kept.findings.position != self.store.journal_position and time.monotonic() >= kept.next_at
             )
@@ -128,9 +135,10 @@ class Finder:
         if findings is not None or coming is None:
             return findings
         try:
-            return coming.result(timeout=_WAIT_S)
+            found = coming.result(timeout=_WAIT_S)
         except TimeoutError:
             return None
+        return found if found.erasures == self.store.erasures else None
 
     def _renew(self, round: int | None) -> Findings:
         started = time.monotonic()

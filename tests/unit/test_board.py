@@ -13,6 +13,7 @@ import gradio as gr
 import pytest
 from starlette.requests import Request
 
+from apps.board import findings as findings_module
 from apps.board import panels, plots
 from apps.board.decisions import last_decisions
 from apps.board.findings import Coverage, Finder, Findings, find
@@ -225,11 +226,29 @@ def test_as_many_facts_as_before_a_deletion_are_not_the_same_facts(tmp_path: Pat
         store.erase_rater("eve", ratings="delete")
         store.add_rater(eve)
         assert store.position == first.position.seq
-        finder._kept[1].next_at = time.monotonic()
-        deadline = time.monotonic() + 30
-        while settled(finder) is first and time.monotonic() < deadline:
-            time.sleep(0.01)
+        assert finder.latest(1) is not first  # nor once more while others are worked out
         assert (len(first.given), len(settled(finder).given)) == (1, 0)
+
+
+def test_what_was_being_worked_out_during_an_erasure_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    task = a_task("t0", overlap=9)
+    _, store = a_store(tmp_path, task)
+    found: list[Findings] = []
+
+    def find_and_erase(store: Store, round: int | None) -> Findings:
+        found.append(find(store, round))
+        if len(found) == 1:
+            store.erase_rater("eve", ratings="keep")
+        return found[-1]
+
+    monkeypatch.setattr(findings_module, "find", find_and_erase)
+    with store:
+        store.add_rater(a_rater("eve"))
+        store.add_rating(a_rating(task, "eve"))
+        shown = settled(Finder(store))
+    assert shown is found[1]
+    assert [rater.rater.name for rater in found[0].raters] == ["Eve"]
+    assert [rater.rater.name[:6] for rater in shown.raters] == ["erased"]
 
 
 def settled(finder: Finder) -> Findings:
