@@ -6,6 +6,8 @@ rows, a reward model their reliability under it, and manifests name the snapshot
 
 import io
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,8 @@ _REPORTS = ("report.html", "report.json")
 """Written again from the other files."""
 _WITHOUT_RATERS = ("images", "cache", "journal.jsonl", "copies.jsonl")
 """Places in a workspace that hold no rater, or that are written again elsewhere."""
+_HALF_MADE = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
+"""Names that `tempfile` gives to what will be called otherwise when it is whole."""
 _NOT_TEXT = {".png", ".npz", ".pt", ".safetensors", ".parquet", ".tmp"}
 
 
@@ -131,15 +135,47 @@ def copies_set_aside(workspace: Workspace) -> list[Path]:
 
 
 def half_written(workspace: Workspace, person: Person) -> list[Path]:
-    """Files that name the person, or may, and whose writer was killed. Nobody else is at work, so nobody ends them."""
+    """What names the person, or may, and whose writer was killed: files, and folders of exports. Nobody else is at
+    work, so nobody ends them.
+    """
     places = ("rounds", "fits", "erasures", "imports")
     words = person.rater_id.encode(), person.name.encode()  # an import's lists know names alone
-    return sorted(
+    copies = set(_half_made_copies(workspace))
+    return sorted(copies) + sorted(
         path
         for place in places
         for path in (workspace.root / place).rglob(".*.tmp")
-        if ".parquet." in path.name or any(word in path.read_bytes() for word in words)
+        if copies.isdisjoint([path, *path.parents])
+        and (".parquet." in path.name or any(word in path.read_bytes() for word in words))
     )
+
+
+def _half_made_copies(workspace: Workspace) -> Iterator[Path]:
+    """Folders in which an export was made, and archives of backups, wherever in the workspace they were to be.
+
+    Those of another workspace inside this one are left: its own lock says whether somebody is at them.
+    """
+    for place, folders, names in os.walk(workspace.root):
+        folder = Path(place)
+        if folder == workspace.root:
+            folders[:] = [name for name in folders if name not in _WITHOUT_RATERS]
+        elif workspace.config_path.name in names:
+            folders.clear()
+            continue
+        found = {name for name in [*folders, *names] if _HALF_MADE.fullmatch(name)}
+        folders[:] = [name for name in folders if name not in found]
+        for path in sorted(folder / name for name in found):
+            if (path.is_dir() and not path.is_symlink()) or (path.is_file() and _is_backup(path)):
+                yield path
+
+
+def _is_backup(path: Path) -> bool:
+    """By the name of the first file in it."""
+    try:
+        with path.open("rb") as file:
+            return file.read(13) == b"store.duckdb\0"
+    except FileNotFoundError:  # somebody else's, and it has its name by now
+        return False
 
 
 def files_with(workspace: Workspace, person: Person) -> list[str]:

@@ -8,6 +8,7 @@ step can be done again. So it is finished by whoever is first: the thread that b
 
 import json
 import logging
+import shutil
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -96,8 +97,8 @@ class Erasures:
     def finish(self, *, wait: bool = False) -> list[Receipt]:
         """Do what is left to do of every erasure; those that it finished.
 
-        Others may be at work with the files: a stage of a round, `hitl fit`. With `wait` until they are done; else
-        nothing is finished then.
+        Others may be at work with the files: a stage of a round, `hitl fit`, an export. With `wait` until they are
+        done; else nothing is finished then.
         """
         finished: list[Receipt] = []
         if any_left(self.workspace):
@@ -135,7 +136,10 @@ class Erasures:
             change_file(file, person, changed)
         for file in [*copies_set_aside(self.workspace), *half_written(self.workspace, person)]:
             intent = self._noted(intent, removed=file)
-            file.unlink()
+            if file.is_dir():
+                shutil.rmtree(file)
+            else:
+                file.unlink()
         reports, failed = self._write_reports(intent)
         receipt = replace(
             self._receipt(intent),

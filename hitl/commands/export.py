@@ -13,6 +13,7 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from data.at_work import Files
 from data.copies import Copy, note_copy
 from data.exports import FORMATS, load_format
 from data.exports.folder import require_free, write_folder
@@ -60,7 +61,8 @@ def run(out: Path, asked: Asked, workspace: Path | None) -> None:
         return
     options = _options(folder, chosen, asked)
     require_free(out)
-    with open_for_reading(folder) as store:
+    made_at = datetime.now(UTC)  # before the store is copied: an erasure that begins later does not reach the copy
+    with Files(folder).in_use(), open_for_reading(folder) as store:
         selection = Selection(
             round=asked.round,
             rater_ids=_rater_ids(store, asked.raters) if asked.raters else None,
@@ -73,6 +75,7 @@ def run(out: Path, asked: Asked, workspace: Path | None) -> None:
                 said = _export_table(source, out)
             else:
                 said = _export_folder(source, out)
+        _note(source, out, made_at)
     print(said)
     if asked.push_to_hub:
         print(f"Sent to {push(out, asked.push_to_hub)}, which is private until you change that there.")
@@ -142,7 +145,6 @@ def _export_folder(source: Source, out: Path) -> str:
     source.find_lost_images()
     source.count()
     written = write_folder(source, out)
-    _note(source, out)
     counts = ", ".join(f"{count} in {name}" for name, count in written.rows.items())
     left_out = source.tally.lost + sum(source.left_out.values())
     return f"{out}: {counts}" + (f"; {left_out} left out, README.md says why" if left_out else "")
@@ -165,17 +167,16 @@ def _export_table(source: Source, out: Path) -> str:
             require_free(out)
             os.rename(file, out)
         fsync_dir(out.parent)
-    _note(source, out)
     return f"{rows} comparisons in {out}"
 
 
-def _note(source: Source, out: Path) -> None:
+def _note(source: Source, out: Path, made_at: datetime) -> None:
     note_copy(
         source.workspace,
         Copy(
             kind="export",
             path=out.absolute(),
-            made_at=datetime.now(UTC),
+            made_at=made_at,
             seq=source.store.position,
             has_names=source.selection.has_names,
         ),

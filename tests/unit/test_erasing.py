@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ from data.receipts import in_words, read_receipts
 from data.records import Account, Rater
 from data.store import Store
 from data.workspace import Workspace
+from hitl.commands import backup, export
+from hitl.commands.export import Asked
 from tests.facts import WHEN, a_rating, a_store, a_task, everything
 from tests.finished import finish_round, fit_outside
 
@@ -400,6 +403,64 @@ def test_what_was_half_written_when_somebody_was_killed_goes_too(world: World):
     assert [name for name in gone if (root / name).exists()] == []
     assert set(gone) < set(receipt.removed)
     assert (root / "rounds/.config.toml.d.tmp").exists()
+
+
+def test_half_of_an_export_or_backup_goes_wherever_in_the_workspace_it_was_to_be(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Killed before each takes its name. What is there then is hidden from their clearing up, which a kill prevents."""
+    root = world.workspace.root
+    world.store.close()
+    (root / "out").mkdir()
+
+    def killed(do: Callable[[], object]) -> None:
+        halves: list[Path] = []
+
+        def die(source: Any, _: Any) -> None:
+            halves.extend(each for each in (Path(source), Path(source).parent) if each.suffix == ".tmp")
+            os.replace(halves[0], tmp_path / "half")
+            raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "rename", die)
+            with pytest.raises(Killed):
+                do()
+        os.replace(tmp_path / "half", halves[0])
+
+    killed(lambda: export.run(root / "rounds/one.csv", Asked(), root))
+    killed(lambda: export.run(root / "out/two", Asked(format="jsonl", names=True), root))
+    killed(lambda: backup.run(root / "out/three.tar", root, as_json=False))
+    left = sorted(str(path.relative_to(root)) for path in root.rglob(".*.tmp"))
+    assert [name.split(".")[1] for name in left] == ["three", "two", "one"]
+    others = [root / "out/.theirs.abcd1234.tmp", root / "inner/.out.abcd1234.tmp/part.csv"]
+    others[1].parent.mkdir(parents=True)
+    (root / "inner/hitl.toml").touch()  # a workspace of its own
+    for path in others:
+        path.touch()
+    world.store = Store.open(world.workspace)
+    receipt = erase(world, "delete")
+    assert sorted(root.rglob(".*.tmp")) == sorted([others[0], others[1].parent])
+    assert all(path.exists() for path in others)
+    assert set(left) < set(receipt.removed)
+
+
+def test_an_export_during_an_erasure_is_let_be_and_named(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Of a copy of the store, as a hub makes it: what the copy holds is written when it is erased already."""
+    root, write_table = world.workspace.root, export.write_table
+    world.store.copy_to(tmp_path / "copy.duckdb")
+
+    def erase_meanwhile(*given: Any) -> int:
+        world.erasures().begin(ID, "delete")
+        assert world.erasures().finish() == []
+        assert len(list(root.glob(".out.csv.*.tmp"))) == 1
+        return write_table(*given)
+
+    monkeypatch.setattr(export, "open_for_reading", lambda _: Store.open_snapshot(tmp_path / "copy.duckdb"))
+    monkeypatch.setattr(export, "write_table", erase_meanwhile)
+    export.run(root / "out.csv", Asked(names=True), root)
+    assert NAME in (root / "out.csv").read_text()
+    (receipt,) = world.erasures().finish()
+    assert {"kind": "export", "path": str(root / "out.csv")}.items() <= receipt.copies[-1].items()
 
 
 def test_killed_halfway_the_check_says_so_until_it_is_finished(world: World, monkeypatch: pytest.MonkeyPatch):
