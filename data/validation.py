@@ -62,8 +62,10 @@ def check_rating(rating: Rating, task: Task) -> None:
             f"The images of the rating are not those of task {task.task_id}.",
             hint="Send the task's images in the order in which they were shown.",
         )
-    if not 0 <= rating.dwell_ms <= _LONGEST_DWELL_MS:
-        raise ConfigError(f"dwell_ms is {rating.dwell_ms}.", hint="Send for how many milliseconds the task was shown.")
+    if not _is_time(rating.dwell_ms):
+        raise ConfigError(
+            f"dwell_ms is {rating.dwell_ms!r}.", hint="Send for how many whole milliseconds the task was shown."
+        )
     _check_presentation(rating)
     if rating.payload:
         rating_kind(rating.kind).validate(rating.payload, len(task.image_ids))
@@ -73,9 +75,10 @@ def check_rating(rating: Rating, task: Task) -> None:
 
 
 def _check_presentation(rating: Rating) -> None:
-    if rating.decide_ms is not None and not 0 <= rating.decide_ms <= _LONGEST_DWELL_MS:
+    if rating.decide_ms is not None and not _is_time(rating.decide_ms):
         raise ConfigError(
-            f"decide_ms is {rating.decide_ms}.", hint="Send the milliseconds from the images being painted to the key."
+            f"decide_ms is {rating.decide_ms!r}.",
+            hint="Send the whole milliseconds from the images being painted to the key.",
         )
     for name, known in (("input_device", InputDevice), ("screen_size", ScreenSize), ("shown_as", ShownAs)):
         value = getattr(rating, name)
@@ -83,6 +86,11 @@ def _check_presentation(rating: Rating) -> None:
             raise ConfigError(
                 f"{name} is {value!r}.", hint=f"Send one of: {', '.join(get_args(known))}; or leave it out."
             )
+
+
+def _is_time(ms: object) -> bool:
+    """Whole milliseconds: a fraction is rounded in a row that is written alone, and cut in one among many."""
+    return type(ms) is int and 0 <= ms <= _LONGEST_DWELL_MS
 
 
 def iso(moment: datetime) -> str:

@@ -284,6 +284,8 @@ def test_a_page_of_another_rater_or_workspace_is_told_so(rater: httpx.Client, pa
         ({"rating_id": "1"}, 400),
         ({"rater_id": "somebody else"}, 409),
         ({"dwell_ms": "long"}, 422),
+        ({"dwell_ms": 900.5}, 422),
+        ({"decide_ms": 900.5}, 422),
         ({"payload": "left"}, 422),
     ],
 )
