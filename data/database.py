@@ -81,11 +81,12 @@ class Database:
         try:
             connection = duckdb.connect(str(path), read_only=True)
         except duckdb.Error as error:
-            raise StoreError(
-                f"{path} cannot be read: {_reason(error)}.", hint="Make a new copy of the store."
-            ) from error
+            raise _unreadable(path, error) from error
         try:
-            version = _schema_version(connection)
+            try:
+                version = _schema_version(connection)
+            except duckdb.Error as error:
+                raise _unreadable(path, error) from error
             if version != LATEST:
                 raise StoreError(
                     f"{path} has schema version {version}; this version of hitl reads {LATEST}.",
@@ -322,6 +323,10 @@ def _let_ctrl_c_be(error: RuntimeError) -> None:
     """DuckDB turns the signal that meets it in a query into an error of its own."""
     if str(error) == "Query interrupted":
         raise KeyboardInterrupt from error
+
+
+def _unreadable(path: Path, error: duckdb.Error) -> StoreError:
+    return StoreError(f"{path} cannot be read: {_reason(error)}.", hint="Make a new copy of the store.")
 
 
 def _reason(error: duckdb.Error) -> str:

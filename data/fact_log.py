@@ -19,7 +19,7 @@ from typing import Any, Self
 from data import events
 from data.database import Database, TableDifference, write_ahead_log
 from data.idle import IdleTimer
-from data.journal import Entry, Journal, Position, canonical_json
+from data.journal import Entry, Journal, Position, canonical_json, rewriting, settle_rewriting
 from data.lock import StoreLock
 from data.mounts import network_file_system
 from data.workspace import Workspace, disk_errors
@@ -117,6 +117,7 @@ class FactLog:
         try:
             for leftover in (fresh, write_ahead_log(fresh)):
                 leftover.unlink(missing_ok=True)
+            _settle_by_store(path, workspace.journal_path)
             cls._open_locked(fresh, workspace.journal_path, None).close()
             # The write-ahead log first: beside a new file, an old log would be replayed into it.
             for old in (write_ahead_log(path), path):
@@ -252,6 +253,15 @@ def apply_entries(database: Database, entries: Iterable[Entry]) -> None:
             events.apply(writer, told(chain([first], islice(rest, _ENTRIES_AT_ONCE - 1))))
             assert end is not None
             set_position(writer, end)
+
+
+def _settle_by_store(path: Path, journal_path: Path) -> None:
+    """An erasure that a store committed stays one: the new store has not seen it, and would be made without it. Of a
+    store that cannot be read nobody knows, and what is not finished of an erasure is done again (`data.erasing`).
+    """
+    if rewriting(journal_path).exists():
+        with contextlib.suppress(StoreError), contextlib.closing(Database.open_read_only(path)) as database:
+            settle_rewriting(journal_path, _position(database))
 
 
 def _position(database: Database) -> Position:

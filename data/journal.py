@@ -85,7 +85,7 @@ class Journal:
             StoreError: a line does not fit the one before it, or the log ends before `after`.
         """
         is_new = not path.exists()
-        _settle_rewriting(path, after)
+        settle_rewriting(path, after)
         with disk_errors(path):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -168,7 +168,7 @@ class Journal:
             WorkspaceError: the disk is full.
         """
         end, left_out = START, []
-        with disk_errors(self._path), self._path.open("rb") as old, open(_rewriting(self._path), "wb") as file:
+        with disk_errors(self._path), self._path.open("rb") as old, open(rewriting(self._path), "wb") as file:
             os.fchmod(file.fileno(), 0o600)
             for entry in entries_up_to(old, self._path, self._end):
                 if (changed := change(entry.event, entry.data)) is None:
@@ -185,7 +185,7 @@ class Journal:
     def adopt(self, end: Position) -> None:
         """The second file takes the first one's place."""
         with disk_errors(self._path):
-            os.replace(_rewriting(self._path), self._path)
+            os.replace(rewriting(self._path), self._path)
             fsync_dir(self._path.parent)
             fresh = os.open(self._path, os.O_RDWR)
         os.close(self._descriptor)
@@ -264,13 +264,14 @@ def _line(before: Position, event: str, data: Any, at: datetime) -> tuple[bytes,
     return line, Position(seq=before.seq + 1, hash=digest, offset=before.offset + len(line))
 
 
-def _rewriting(path: Path) -> Path:
+def rewriting(path: Path) -> Path:
+    """The second file."""
     return path.with_name(f"{path.name}.again")
 
 
-def _settle_rewriting(path: Path, after: Position) -> None:
+def settle_rewriting(path: Path, after: Position) -> None:
     """After a crash: the second file is the log when the store has seen its end; else nobody was told of it."""
-    again = _rewriting(path)
+    again = rewriting(path)
     if not again.exists():
         return
     size = again.stat().st_size

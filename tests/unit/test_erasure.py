@@ -15,9 +15,10 @@ from typing import Any
 import duckdb
 import pytest
 
+import data.fact_log
 from data.erasure import Erasure
 from data.integrity import Difference, check
-from data.journal import read_entries
+from data.journal import Journal, read_entries
 from data.migrations import m001_initial
 from data.records import Account, Consent, Invite, Prompt, Rater
 from data.store import Store
@@ -424,6 +425,42 @@ def test_an_erasure_that_was_killed_is_done_or_was_never_there(with_zed, is_comm
             assert faults(Workspace(aside), opened) == []
     assert not again.exists()
     assert not (aside / again.name).exists()
+
+
+@pytest.mark.parametrize("fate", ["keep", "delete"])
+def test_an_erasure_that_was_committed_survives_a_rebuild_and_a_rebuild_that_fails(
+    with_zed, fate: Any, monkeypatch: pytest.MonkeyPatch
+):
+    """Killed between the commit and the renaming: then nothing is folded into the store's file, nor written further."""
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    workspace, store = with_zed
+    killed = Workspace(workspace.root.parent / "killed")
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "adopt", die)
+        with pytest.raises(Killed):
+            store.erase_rater(ID, ratings=fate)
+    shutil.copytree(workspace.root, killed.root)
+    assert files_with(killed.root, NAME) != []
+    with monkeypatch.context() as patch:
+        patch.setattr(data.fact_log, "apply_entries", die)
+        with pytest.raises(Killed):
+            Store.rebuild(killed)
+    with Store.open(killed) as opened:
+        assert opened.rater(ID) is None
+    shutil.rmtree(killed.root)
+    shutil.copytree(workspace.root, killed.root)
+    with Store.rebuild(killed) as rebuilt:
+        assert rebuilt.rater(ID) is None
+        assert [rating.rater_id for rating in rebuilt.ratings()].count("bob") == 1
+        assert faults(killed, rebuilt) == []
+    assert not killed.journal_path.with_name("journal.jsonl.again").exists()
+    assert NAME not in killed.journal_path.read_text()
 
 
 def test_a_workspace_from_before_there_were_accounts_opens(tmp_path: Path):
