@@ -15,13 +15,12 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from data import validation
 from data.assignment import displayed_order
-from data.imports.pictures import to_png
-from data.imports.records import Item, Judged, NotTaken, Picture, PromptAlone, Refused, Shown, Whole
+from data.imports.keeping import Keeper, Kept
+from data.imports.records import Item, Judged, NotTaken, PromptAlone, Refused, Shown, Whole
 from data.journal import canonical_json
 from data.prompt_list import SPLITS, split_of_text
 from data.records import IMPORTED, Image, Prompt, Rater, Rating, Task
@@ -52,16 +51,6 @@ class Taken:
     refused: int = 0
     kept_prompts: int = 0
     """Prompts that are here under another task or split, which they keep."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Kept:
-    """A picture that is in the workspace (or would be)."""
-
-    image_id: str
-    width: int
-    height: int
-    changes: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -124,15 +113,11 @@ class _Taker:
     ) -> None:
         self.taken = Taken()
         self._store = store
-        self._workspace = workspace
+        self._keeper = Keeper(workspace, is_trial=is_trial)
         self._source = source
         self._is_trial = is_trial
         self._on_refused = on_refused
         self._prompts = {prompt.prompt_id: prompt for prompt in store.prompts()}
-        self._pictures: dict[bytes, _Kept | str] = {}
-        """By the sha256 of what was given: the picture, or why it is none."""
-        self._files: dict[Path | str | None, _Kept] = {}
-        """By path or id: those that were read, so that a file is read once however often it is named."""
         self._shown: set[str] = set()
         """Images that were taken, or are to be with these rows, by themselves."""
         self._said: Counter[bytes] = Counter()
@@ -169,6 +154,7 @@ class _Taker:
                 self._refuse(item.row, str(error))
             except UnicodeEncodeError as error:
                 self._refuse(item.row, f"has text that is not valid Unicode: {error.object!a:.60}")
+        self.taken.converted = self._keeper.converted
         self._without_known(batch)
         self._write(batch)
 
@@ -179,7 +165,7 @@ class _Taker:
     # -- rows to facts --------------------------------------------------------------------------------------------
 
     def _add_judged(self, batch: _Batch, item: Judged) -> None:
-        kept = [self._keep(picture) for picture in item.pictures]
+        kept = [self._keeper.keep(picture) for picture in item.pictures]
         image_ids = tuple(each.image_id for each in kept)
         if len(set(image_ids)) < len(image_ids):
             raise NotTaken("shows the same image twice")
@@ -224,7 +210,7 @@ class _Taker:
         rating = replace(item.rating, rater_id=rater.rater_id)
         validation.check_task(item.task)
         validation.check_rating(rating, item.task)
-        kept = {image_id: self._keep(picture) for image_id, picture in item.pictures.items()}
+        kept = {image_id: self._keeper.keep(picture) for image_id, picture in item.pictures.items()}
         if wrong := next((image_id for image_id, one in kept.items() if one.image_id != image_id), None):
             raise NotTaken(f"shows the image {wrong}, whose file holds another one")
         lost = [each for each in kept if each not in self._shown and self._store.image(each) is None]
@@ -237,7 +223,7 @@ class _Taker:
 
     def _add_shown(self, batch: _Batch, item: Shown) -> None:
         prompt = self._prompt(item.prompt, item.task, item.split)
-        kept = self._keep(item.picture)
+        kept = self._keeper.keep(item.picture)
         drawn = item.provenance or ({"model": item.picture.model} if item.picture.model else {})
         self._add_image(batch, kept, prompt, item.row, drawn)
         batch.prompts.setdefault(prompt.prompt_id, prompt)
@@ -253,7 +239,7 @@ class _Taker:
         batch.raters.setdefault(rater.rater_id, rater)
         batch.ratings.append((row, rating))
 
-    def _add_image(self, batch: _Batch, kept: _Kept, prompt: Prompt, row: str, drawn: dict[str, Any]) -> None:
+    def _add_image(self, batch: _Batch, kept: Kept, prompt: Prompt, row: str, drawn: dict[str, Any]) -> None:
         told: dict[str, Any] = {"source": self._source, "row": row}
         if kept.changes:
             told["changes"] = list(kept.changes)
@@ -283,47 +269,6 @@ class _Taker:
         except ValueError:
             return replace(self._rater(rater.name), kind=rater.kind, created_at=rater.created_at)
         return rater
-
-    def _keep(self, picture: Picture) -> _Kept:
-        """The picture as a file of the workspace.
-
-        Raises:
-            NotTaken: it is none, or is neither here nor there.
-        """
-        content, place = picture.content, picture.path or picture.image_id
-        if content is None and (known := self._files.get(place)) is not None:
-            return known
-        if content is None and picture.path is not None:
-            try:
-                content = picture.path.read_bytes()
-            except OSError as error:
-                raise NotTaken(
-                    f"names the image {picture.path.name!r}, which cannot be read: {error.strerror}"
-                ) from error
-        if content is None:
-            content, fault = self._workspace.read_image(picture.image_id or "")
-            if fault:
-                raise NotTaken(f"shows the image {picture.image_id}, which is neither beside it nor in this workspace")
-        digest = hashlib.sha256(content).digest()
-        known = self._pictures.get(digest)
-        if known is None:
-            known = self._pictures[digest] = self._convert(content)
-        if isinstance(known, str):
-            raise NotTaken(known)
-        if picture.content is None:
-            self._files[place] = known
-        return known
-
-    def _convert(self, content: bytes) -> _Kept | str:
-        try:
-            png = to_png(content)
-        except NotTaken as error:
-            return str(error)
-        image_id = hashlib.sha256(png.content).hexdigest()
-        if not self._is_trial:
-            self._workspace.add_image(png.content)
-        self.taken.converted += bool(png.changes)
-        return _Kept(image_id, png.width, png.height, png.changes)
 
     # -- facts to the store ---------------------------------------------------------------------------------------
 
