@@ -98,6 +98,41 @@ def report(
 
 
 @app.command()
+def evaluate(
+    number: Annotated[
+        int, typer.Argument(metavar="[ROUND]", help="Whose policy. Default: the last round that trained one.")
+    ] = 0,
+    policy: Annotated[
+        Path | None, typer.Option("--policy", help="A checkpoint's folder, instead of a round's policy.")
+    ] = None,
+    prompts: Annotated[
+        Path | None, typer.Option("--prompts", help="Judge on these prompts (a file). Default: the round's own.")
+    ] = None,
+    reward: Annotated[
+        Path | None, typer.Option("--reward", help="A reward model's folder. Default: the one of that round.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the result. Default: one under evaluations/.")
+    ] = None,
+    workspace: WorkspaceOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Judge a policy beside the reference and its best-of-N, outside any round: by every judge, with intervals."""
+    _run(
+        "evaluate",
+        number=number,
+        policy=policy,
+        prompts=prompts,
+        reward=reward,
+        out=out,
+        workspace=workspace,
+        settings=settings or [],
+        as_json=as_json,
+    )
+
+
+@app.command()
 def agreement(
     number: Annotated[int, typer.Option("--round", help="This round. Default: all.")] = 0,
     names: Annotated[bool, typer.Option("--names", help="Raters by name. Default: numbered.")] = False,

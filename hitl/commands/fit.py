@@ -3,9 +3,7 @@
 import hashlib
 import json
 import shutil
-import sys
 import textwrap
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +11,12 @@ from data.at_work import Files
 from data.records import Image
 from data.store import Store
 from data.workspace import Workspace, write_atomically
+from hitl.commands.apart import new_folder, run_apart
 from hitl.commands.reading import open_for_reading
 from hitl.config import RunConfig, load_config
 from hitl.core.errors import NotEnoughRatings, WorkspaceError
 from hitl.report.files import interval
 from hitl.report.reward_page import pseudonymous, reward_answers, reward_warning
-from hitl.worker import Worker
 from reward_models.answers import answers_from_rows, read_snapshot
 
 _WIDTH = 100
@@ -46,11 +44,15 @@ def _fit_all(
         probe = _things(store, store.images(1))
         answers = _given(snapshot) if snapshot else _rated(store, folder, newest)
     sha = hashlib.sha256(answers).hexdigest()
-    place = (out or folder.root / "fits" / sha[:12]).absolute()
-    if (place / "reward").exists() and out is not None:
-        raise WorkspaceError(f"{out} holds a reward model already.", hint="Name another folder with --out.")
+    place = new_folder(out) if out else folder.root / "fits" / sha[:12]
     write_atomically(place / "snapshot.parquet", answers)
-    return place, _fit(folder, config, place, newest, {"drawn": drawn, "probe": probe, "snapshot": sha})
+    inputs = {"drawn": drawn, "probe": probe, "snapshot": sha}
+    try:
+        found = run_apart("fit", folder, config, place, round=newest, inputs=inputs, doing="Reading images")
+    finally:
+        if not (place / "reward").exists():
+            shutil.rmtree(place, ignore_errors=True)
+    return place, found["report"]
 
 
 def told(report: dict[str, Any]) -> str:
@@ -92,31 +94,3 @@ def _given(snapshot: Path) -> bytes:
 def _things(store: Store, images: list[Image]) -> list[dict[str, str]]:
     texts = {prompt.prompt_id: prompt.text for prompt in store.prompts()}
     return [{"image_id": image.image_id, "prompt": texts[image.prompt_id]} for image in images]
-
-
-def _fit(folder: Workspace, config: RunConfig, place: Path, newest: int, inputs: dict[str, Any]) -> dict[str, Any]:
-    spec = {
-        "stage": "fit",
-        "workspace": str(folder.root),
-        "round": newest,
-        "config": asdict(config),
-        "inputs": inputs,
-        "apart": str(place),
-    }
-    write_atomically(place / "spec.json", json.dumps(spec).encode())
-    worker = Worker()
-    try:
-        worker.run(place / "spec.json", place / "metrics.jsonl", _show)
-        return json.loads((place / "result.json").read_text())["report"]
-    finally:
-        worker.stop()
-        for leftover in ("spec.json", "result.json", "metrics.jsonl"):
-            (place / leftover).unlink(missing_ok=True)
-        if not (place / "reward").exists():
-            shutil.rmtree(place, ignore_errors=True)
-
-
-def _show(row: dict[str, Any]) -> None:
-    if sys.stderr.isatty():
-        end = "\n" if row["step"] == row["total"] else ""
-        print(f"\rReading images: {row['step']}/{row['total']}", end=end, file=sys.stderr, flush=True)

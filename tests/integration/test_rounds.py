@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from data.records import Rating
 from data.store import Store
 from data.workspace import STAGES, Workspace
+from hitl.report.page import plain
 from rl.families.loading import STARTER_FOLDER
 from tests.integration.rounds import finish, outcome, start_rounds
 from tests.people import agree
@@ -132,7 +133,7 @@ def test_rounds_that_train_all_weights_go_on_from_the_last_and_refuse_a_lora(tmp
         assert manifest["checkpoint"] == hashlib.sha256(weights).hexdigest()
         assert "UNet2DConditionModel" in (path / "README.md").read_text()
     scores = pq.read_table(workspace.stage_dir(2, "evaluate") / "scores.parquet").to_pylist()
-    assert {row["subject"] for row in scores} == {"reference", "policy", "best_of_2"}
+    assert {row["subject"] for row in scores} == {"reference", "previous", "policy", "best_of_2"}
     code, _, err = finish(start_rounds(root, "--set", "train.weights=lora"))
     assert code == 2
     assert the_error(err) == "error: train.weights is 'lora', but the policy of the last round was trained with 'full'."
@@ -173,8 +174,37 @@ def test_a_fit_outside_a_round_is_the_rounds_own_and_leaves_the_workspace_alone(
     assert sorted(path.name for path in out.iterdir()) == ["reward", "snapshot.parquet"]
     again = fit("--snapshot", str(snapshot), "--out", str(out))
     assert again.returncode == 1
-    assert "holds a reward model already" in again.stderr
+    assert "is there already and not empty" in again.stderr
     assert "Traceback" not in again.stderr
+
+
+def test_a_policy_is_judged_outside_a_round_as_in_it_and_on_other_prompts(undisturbed: Path, tmp_path: Path):
+    copy = Workspace(tmp_path / "copy")
+    shutil.copytree(undisturbed, copy.root)
+    before = outcome(copy.root)
+
+    def judged(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "hitl.cli", "evaluate", "-w", str(copy.root), *words]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, env=os.environ | {"HITL_THREADS": "1"}
+        )
+
+    found = json.loads(judged("--json").stdout)
+    manifest = copy.manifest(1, "evaluate")
+    assert manifest is not None
+    assert found["summary"] == plain(manifest["summary"])
+    assert not list(Path(found["path"]).glob("*.npz"))  # the round's pictures are used again
+    assert outcome(copy.root) == before
+
+    (tmp_path / "mine.txt").write_text("a red circle\na blue circle\na green square\n")
+    out, policy = tmp_path / "mine", str(copy.stage_dir(1, "train") / "policy")
+    told = judged("--policy", policy, "--prompts", str(tmp_path / "mine.txt"), "--out", str(out))
+    assert told.returncode == 0, told.stderr
+    assert "pictures a model" in told.stdout
+    assert "KL to the reference" in told.stdout
+    assert "Traceback" not in (again := judged("--out", str(out))).stderr
+    assert "is there already and not empty" in again.stderr
+    assert "no .safetensors file" in judged("--policy", str(tmp_path)).stderr
 
 
 def test_a_finished_round_is_not_run_again(undisturbed: Path):
