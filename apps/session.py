@@ -131,12 +131,21 @@ class RatingDesk:
         """What the rater's page shows now: tasks to rate, or what everyone is waiting for."""
         status = self.live.view()
         offers: list[Offer] = []
-        if status.stage in RATING_STAGES:
-            offers = self.store.lease(rater_id, limit=min(max(limit, 1), MOST_TASKS), lease_s=self.asked.lease_s)
+        if status.stage != "finished":  # a study does not wait for the machine
+            offers = self.store.lease(
+                rater_id,
+                limit=min(max(limit, 1), MOST_TASKS),
+                lease_s=self.asked.lease_s,
+                studies_only=status.stage not in RATING_STAGES,
+            )
         progress = self.progress()
-        # Which tasks are checks is not told: their answers move the count as all answers do.
+        # Which tasks are checks or judge a model is not told: their answers move the count as all answers do.
         progress["done"] += progress["checks"]
         progress["needed"] += progress.pop("checks")
+        studied, to_study = progress.pop("studied"), progress.pop("to_study")
+        if offers and all(offer.task.study for offer in offers):
+            progress["done"] += studied
+            progress["needed"] += to_study
         if offers:
             state = "rating"
         else:
@@ -144,7 +153,7 @@ class RatingDesk:
             progress["mine"] = self.store.answered(rater_id, progress["round"])
         return {
             "state": state,
-            "tasks": [describe(offer, self.asked, self.copies) for offer in offers],
+            "tasks": [describe(offer, progress["round"], self.asked, self.copies) for offer in offers],
             "progress": progress,
             "live": describe_live(status, waiting_for_others=progress["done"] < progress["needed"]),
             "lease_s": self.asked.lease_s,
@@ -154,7 +163,16 @@ class RatingDesk:
         """How far the newest round is."""
         number = self.store.newest_round()
         if number is None:
-            return {"round": 0, "done": 0, "needed": 0, "skipped": 0, "checks": 0, "eta_s": None}
+            return {
+                "round": 0,
+                "done": 0,
+                "needed": 0,
+                "skipped": 0,
+                "checks": 0,
+                "studied": 0,
+                "to_study": 0,
+                "eta_s": None,
+            }
         now = self.store.progress(number)
         left = max(now.needed - now.done, 0)
         return {
@@ -163,6 +181,8 @@ class RatingDesk:
             "needed": now.needed,
             "skipped": now.skipped,
             "checks": now.checks,
+            "studied": now.studied,
+            "to_study": now.to_study,
             "eta_s": round(left / now.per_minute * 60) if now.per_minute else None,
         }
 
@@ -247,12 +267,14 @@ def clean_name(name: str) -> str:
     return clean
 
 
-def describe(offer: Offer, asked: RateConfig, copies: DisplayCopies | None = None) -> dict[str, Any]:
-    """A task as it travels: nothing in it tells which model or seed drew which image."""
+def describe(offer: Offer, round: int, asked: RateConfig, copies: DisplayCopies | None = None) -> dict[str, Any]:
+    """A task as it travels: nothing in it tells which model or seed drew which image. `round` is the newest, also for a
+    task of a study that began before it.
+    """
     has_copies = copies is not None and copies.are_wanted(offer.image_ids)
     return {
         "task_id": offer.task.task_id,
-        "round": offer.task.round,
+        "round": round,
         **describe_kind(offer.task.kind, asked),
         "prompt": offer.prompt,
         "image_ids": list(offer.image_ids),

@@ -5,8 +5,9 @@ process ends they are gone, and the worst that follows is one rating more than w
 
 A skipped task counts as seen by that rater and leaves its slot to the others.
 
-Checks of the raters (repeats and gold) come between the tasks of the round: never after a rater's last one, so that a
-round ends with its last task, and what becomes of the round depends on no check.
+Checks of the raters (repeats and gold) and judgements of the models come between the tasks of the round: never after a
+rater's last one, so that a round ends with its last task, and what becomes of the round depends on none of them. Tasks
+of a study come when a rater has nothing else to rate.
 """
 
 import hashlib
@@ -98,7 +99,7 @@ class Leases:
 
 @dataclass(slots=True, kw_only=True)
 class RoundQueue:
-    """The tasks of one round in order, with the answers that stand."""
+    """The tasks of one round in order, and those of the studies, with the answers that stand."""
 
     round: int
     tasks: Sequence[Task]
@@ -109,9 +110,11 @@ class RoundQueue:
     withdrawn: Set[str] = frozenset()
     """Tasks that show a lost image: nobody is asked, and the round waits for no more answers than there are."""
     _counted: list[Task] = field(init=False)
-    """Tasks whose answers the round waits for: all but the checks."""
+    """Tasks whose answers the round waits for: those that it learns from."""
+    _asked: list[Task] = field(init=False)
+    """Tasks that so many raters are asked about as their overlap says: the counted ones and the judgements."""
     _place: dict[str, int] = field(init=False)
-    """Of the counted tasks in order, by their ids."""
+    """Of the asked tasks in order, by their ids."""
     _checks: dict[str, Task] = field(init=False)
     _gold: dict[str, Task] = field(init=False)
     """Of the checks, by their ids."""
@@ -119,9 +122,11 @@ class RoundQueue:
     """By rater: the tasks that they answered or skipped, in the order in which they did."""
     # What follows is counted as answers come, for every page asks for it all the time.
     _open: dict[str, Task] = field(init=False)
-    """Counted tasks that want more answers, in order."""
+    """Asked tasks that want more answers, in order."""
     _slots: int = field(init=False, default=0)
     _done: int = field(init=False, default=0)
+    _to_study: int = field(init=False, default=0)
+    _studied: int = field(init=False, default=0)
     _checks_done: int = field(init=False, default=0)
     _with_skips: dict[str, Task] = field(init=False, default_factory=dict)
     """Counted tasks that somebody skipped."""
@@ -132,11 +137,13 @@ class RoundQueue:
 
     def __post_init__(self) -> None:
         self._counted = [task for task in self.tasks if task.purpose == "learn"]
-        self._place = {task.task_id: place for place, task in enumerate(self._counted)}
-        self._checks = {task.task_id: task for task in self.tasks if task.purpose != "learn"}
+        self._asked = [task for task in self.tasks if task.purpose in ("learn", "judge")]
+        self._place = {task.task_id: place for place, task in enumerate(self._asked)}
+        self._checks = {task.task_id: task for task in self.tasks if task.purpose in ("repeat", "gold")}
         self._gold = {task_id: task for task_id, task in self._checks.items() if task.purpose == "gold"}
         self._open = self._find_open()
         self._slots = sum(map(self._slots_of, self._counted))
+        self._to_study = sum(self._slots_of(task) for task in self._asked if task.study)
 
     def asks(self, task_id: str) -> bool:
         """Whether the task is one of these: round 0 has imported tasks too, about which nobody is asked."""
@@ -148,7 +155,7 @@ class RoundQueue:
         given = self.answers.setdefault(task_id, {})
         answered = self._answered.setdefault(rater_id, [])
         place = self._place.get(task_id)
-        task = None if place is None else self._counted[place]
+        task = None if place is None else self._asked[place]
         self._count(task_id, task, -1)
         if given.pop(rater_id, None) is not None:
             answered.remove(task_id)
@@ -157,7 +164,7 @@ class RoundQueue:
             given[rater_id] = answer
             answered.append(task_id)
             self._last_at[rater_id] = answer.at
-            if task is not None:
+            if task is not None and task.purpose == "learn":
                 self._times[task_id, rater_id] = answer.at
         self._count(task_id, task, +1)
         if task is not None:
@@ -165,15 +172,18 @@ class RoundQueue:
 
     def _count(self, task_id: str, task: Task | None, sign: int) -> None:
         """Add a task to the sums, or take it out of them."""
-        if task is not None:
+        if task is not None and task.purpose == "learn":
             self._done += sign * min(self._answers_to(task_id), task.overlap)
             self._slots += sign * self._slots_of(task)
-        elif task_id in self._checks:
+        elif task is not None and task.study:
+            self._studied += sign * min(self._answers_to(task_id), task.overlap)
+            self._to_study += sign * self._slots_of(task)
+        elif task is not None or task_id in self._checks:
             self._checks_done += sign * self._answers_to(task_id)
 
     def _settle(self, task: Task, given: dict[str, Answer]) -> None:
-        """Put a counted task where its answers say that it belongs."""
-        if _skips(given):
+        """Put an asked task where its answers say that it belongs."""
+        if _skips(given) and task.purpose == "learn":
             self._with_skips[task.task_id] = task
         else:
             self._with_skips.pop(task.task_id, None)
@@ -183,7 +193,7 @@ class RoundQueue:
             self._open = self._find_open()
 
     def _find_open(self) -> dict[str, Task]:
-        return {task.task_id: task for task in self._counted if self._is_open(task)}
+        return {task.task_id: task for task in self._asked if self._is_open(task)}
 
     def _is_open(self, task: Task) -> bool:
         return task.task_id not in self.withdrawn and self._answers_to(task.task_id) < task.overlap
@@ -198,8 +208,14 @@ class RoundQueue:
         given = self.answers.get(task_id)
         return len(given) - _skips(given) if given else 0
 
-    def open_to(self, rater_id: str, leases: Leases, *, limit: int, now: datetime) -> list[Task]:
-        """Up to `limit` tasks: those that this rater holds first, then a check that is due, then free ones in order."""
+    def open_to(
+        self, rater_id: str, leases: Leases, *, limit: int, now: datetime, studies_only: bool = False
+    ) -> list[Task]:
+        """Up to `limit` tasks: those that this rater holds first, then a check that is due, then free ones in order,
+        then those of studies; or of studies alone.
+        """
+        if studies_only:
+            return self._studies_open_to(rater_id, leases, limit=limit, now=now)
         mine = leases.held_by(rater_id, now)
         held = [self._checks[task_id] for task_id in self._checks if task_id in mine] if mine else []
         held = [task for task in held if self._can_be_checked(task, rater_id)]
@@ -210,16 +226,41 @@ class RoundQueue:
             if rater_id not in self.answers.get(task_id, ())
         ]
         free: list[Task] = []
-        for task_id, task in self._open.items():
-            if len(free) == limit:
+        between: list[Task] = []
+        """Judgements before the next task that the round waits for: without such a one they are not asked."""
+        for task in self._open.values():
+            if len(free) >= limit:
                 break
-            given = self.answers.get(task_id) or {}
-            if rater_id in given or task_id in mine:
+            if task.study or not self._is_free_to(task, rater_id, leases, now):
                 continue
-            holders = leases.holders(task_id, now)
-            if self._answers_to(task_id) + len(holders - given.keys()) < task.overlap:
-                free.append(task)
-        return [*held, *(due if free else []), *free][:limit]
+            between.append(task)
+            if task.purpose == "learn":
+                free += between
+                between = []
+        found = [*held, *(due if free else []), *free][:limit]
+        if len(found) < limit:
+            found += self._studies_open_to(rater_id, leases, limit=limit - len(found), now=now, but=found)
+        return found
+
+    def _studies_open_to(
+        self, rater_id: str, leases: Leases, *, limit: int, now: datetime, but: Sequence[Task] = ()
+    ) -> list[Task]:
+        """Tasks of studies: those that this rater holds first, then free ones in order."""
+        if self._studied >= self._to_study:  # every page asks all the time, and mostly there is none
+            return []
+        mine, known = leases.held_by(rater_id, now), {task.task_id for task in but}
+        open_ = [task for task in self._open.values() if task.study and task.task_id not in known]
+        held = [task for task in open_ if task.task_id in mine and rater_id not in self.answers.get(task.task_id, ())]
+        free = (task for task in open_ if task.task_id not in mine and self._is_free_to(task, rater_id, leases, now))
+        return [*held, *islice(free, max(limit - len(held), 0))][:limit]
+
+    def _is_free_to(self, task: Task, rater_id: str, leases: Leases, now: datetime) -> bool:
+        """Whether this rater neither answered nor holds it, and answers and other holders leave a slot for them."""
+        given = self.answers.get(task.task_id) or {}
+        holders = leases.holders(task.task_id, now)
+        if rater_id in given or rater_id in holders:
+            return False
+        return self._answers_to(task.task_id) + len(holders - given.keys()) < task.overlap
 
     def displayed(self, task: Task, rater_id: str) -> tuple[str, ...]:
         """The images in the order in which this rater is to see them: of a repeat, none where it was before."""
@@ -240,6 +281,8 @@ class RoundQueue:
             checks=self._checks_done,
             last_rating_at=latest[-1] if latest else None,
             per_minute=_pace(latest),
+            studied=self._studied,
+            to_study=self._to_study,
         )
 
     def _given_up(self, leases: Leases, now: datetime) -> int:
@@ -293,6 +336,10 @@ class RoundQueue:
             return []
         return [self._gold[min(gold, key=lambda task_id: _draw(task_id, rater_id))]]
 
+    def _is_counted(self, task_id: str) -> bool:
+        place = self._place.get(task_id)
+        return place is not None and self._asked[place].purpose == "learn"
+
     def _wants_gold(self, answered: Sequence[str], rater_id: str, taken: set[str]) -> bool:
         """Whether this rater has had fewer gold tasks than their share: as many as the round has for each task.
 
@@ -300,7 +347,7 @@ class RoundQueue:
         few tasks somebody rates, their share is the round's.
         """
         seen = len(self._gold.keys() & {*answered, *taken})
-        counted = sum(task_id not in self._checks for task_id in answered)
+        counted = sum(self._is_counted(task_id) for task_id in answered)
         due = counted * len(self._gold) >= (seen + _draw(str(seen), rater_id)) * len(self._counted)
         return due and seen < len(self._gold)
 

@@ -211,6 +211,8 @@ def _tasks_added(connection: Connection, batch: Sequence[Event]) -> None:
         "repeats": "VARCHAR",
         "worse": "VARCHAR",
         "better": "VARCHAR",
+        "models": "VARCHAR[]",
+        "study": "VARCHAR",
     }
     purpose = [task.get("purpose", "learn") for event in batch for task in event.data["tasks"]]
     _insert_items(connection, "tasks", types, batch, "tasks", purpose=purpose)

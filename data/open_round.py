@@ -7,7 +7,7 @@ from typing import Any
 
 from data import events, rows
 from data.assignment import Answer, Leases, RoundQueue
-from data.records import FROM_FOLDER, Offer, Progress, Rating, Task
+from data.records import FROM_FOLDER, IMPORTED, Offer, Progress, Rating, Task
 
 _AFTER_UNDO_S = 300
 """How long a task that was undone is kept for the rater who undid it."""
@@ -27,20 +27,31 @@ class OpenRound:
         self._lock = threading.Lock()
 
     def newest_round(self) -> int | None:
-        """The number of the last round that was started; 0 before, where there are tasks of a folder's pictures.
+        """The number of the last round that was started; 0 before, where there are tasks of a folder's pictures or of a
+        study.
 
         Every page asks, so it is not looked up each time.
         """
         with self._lock:  # or what was read before a round began could be kept after it
             if self._newest_round is None:
                 query = (
-                    "SELECT coalesce((SELECT max(number) FROM rounds), (SELECT 0 FROM tasks WHERE policy = ? LIMIT 1))"
+                    "SELECT coalesce((SELECT max(number) FROM rounds),"
+                    f" (SELECT 0 FROM tasks WHERE {_IS_ASKED} OR {_IS_STUDY} LIMIT 1))"
                 )
                 self._newest_round = self._rows(query, [FROM_FOLDER])[0][0]
             return self._newest_round
 
-    def lease(self, rater_id: str, *, limit: int, lease_s: float = 300, now: datetime | None = None) -> list[Offer]:
-        """Up to `limit` tasks of the newest round for this rater alone: those already leased first, then open ones.
+    def lease(
+        self,
+        rater_id: str,
+        *,
+        limit: int,
+        lease_s: float = 300,
+        now: datetime | None = None,
+        studies_only: bool = False,
+    ) -> list[Offer]:
+        """Up to `limit` tasks of the newest round for this rater alone: those already leased first, then open ones,
+        then tasks of studies; or these alone.
 
         Never a task that this rater has rated or skipped; never more raters on a task than its overlap. Between them
         come the repeats and gold tasks that are due, which are every rater's own.
@@ -48,7 +59,9 @@ class OpenRound:
         now = now or datetime.now(UTC)
         with self._lock:
             queue = self._newest_queue()
-            found = queue.open_to(rater_id, self._leases, limit=limit, now=now) if queue else []
+            found = (
+                queue.open_to(rater_id, self._leases, limit=limit, now=now, studies_only=studies_only) if queue else []
+            )
             shown = [queue.displayed(task, rater_id) for task in found] if queue else []
             for task in found:
                 self._leases.hold(task.task_id, rater_id, now, lease_s)
@@ -90,26 +103,27 @@ class OpenRound:
     def _newest_queue(self) -> RoundQueue | None:
         """The queue of the newest round that has tasks. The caller holds the lock."""
         if self._queue is None:
-            newest = self._rows(f"SELECT max(round) FROM tasks WHERE {_IS_ASKED}", [FROM_FOLDER])[0][0]
+            query = f"SELECT max(round) FROM tasks WHERE {_IS_ASKED} OR {_IS_STUDY}"
+            newest = self._rows(query, [FROM_FOLDER])[0][0]
             self._queue = None if newest is None else self._load_queue(newest)
         return self._queue
 
     def _load_queue(self, round: int) -> RoundQueue:
-        query = f"SELECT {rows.TASK} FROM tasks WHERE {_IS_ASKED} AND round = ? ORDER BY position"
+        query = f"SELECT {rows.TASK} FROM tasks WHERE ({_IS_ASKED} AND round = $2) OR {_IS_STUDY} ORDER BY position"
         tasks = [rows.task(row) for row in self._rows(query, [FROM_FOLDER, round])]
         self._tasks.update((task.task_id, task) for task in tasks)
         lost = {image_id for (image_id,) in self._rows("SELECT image_id FROM withdrawn_images")}
         withdrawn = {task.task_id for task in tasks if lost.intersection(task.image_ids)}
         query = f"""
             SELECT DISTINCT task_id, rater_id FROM ratings JOIN tasks USING (task_id)
-            WHERE {_IS_ASKED} AND tasks.round = ? AND voids IS NOT NULL
+            WHERE (({_IS_ASKED} AND tasks.round = $2) OR {_IS_STUDY}) AND voids IS NOT NULL
         """
         taken_back = {(task_id, rater_id) for task_id, rater_id in self._rows(query, [FROM_FOLDER, round])}
         queue = RoundQueue(round=round, tasks=tasks, rated=taken_back, withdrawn=withdrawn)
         query = f"""
             SELECT task_id, rater_id, is_skip, server_time, standing.image_ids
             FROM standing_ratings AS standing JOIN tasks USING (task_id)
-            WHERE {_IS_ASKED} AND tasks.round = ? ORDER BY standing.position
+            WHERE ({_IS_ASKED} AND tasks.round = $2) OR {_IS_STUDY} ORDER BY standing.position
         """
         for task_id, rater_id, is_skip, server_time, displayed in self._rows(query, [FROM_FOLDER, round]):
             answer = Answer(is_skip=is_skip, at=server_time.replace(tzinfo=UTC), displayed=tuple(displayed))
@@ -152,5 +166,7 @@ class OpenRound:
         return self._texts
 
 
-_IS_ASKED = "(tasks.round > 0 OR tasks.policy = ?)"
+_IS_ASKED = "(tasks.round > 0 OR tasks.policy = $1)"
 """Of a task: people here are asked. Imported ones, in round 0, were asked elsewhere; pictures of a folder are not."""
+_IS_STUDY = f"(tasks.study IS NOT NULL AND tasks.policy <> '{IMPORTED}')"
+"""Of a task: people here are asked for a study, whatever round it was when it was made."""

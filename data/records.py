@@ -14,7 +14,7 @@ from hitl.core.errors import ConfigError
 Side = Literal["a", "b"]
 RaterKind = Literal["human", "simulated"]
 Role = Literal["rater", "researcher", "admin"]
-Purpose = Literal["learn", "repeat", "gold"]
+Purpose = Literal["learn", "repeat", "gold", "judge"]
 PracticeOutcome = Literal["finished", "skipped"]
 InputDevice = Literal["keyboard", "mouse", "touch"]
 ScreenSize = Literal["small", "large"]
@@ -115,14 +115,19 @@ class Task:
     propensity: float = 1.0
     """With what probability that choice fell on this pair; needed to correct for adaptive choice."""
     purpose: Purpose = "learn"
-    """`learn`, or a check of the rater, which nothing learns from and no round waits for: a `repeat` shows a task again
-    in another order, and of a `gold` task it is known beforehand which image is worse, or better."""
+    """`learn`, or what nothing learns from and no round waits for. A check of the rater: a `repeat` shows a task again
+    in another order, and of a `gold` task it is known beforehand which image is worse, or better. A judgement of the
+    models: a `judge` task shows images of two of them, drawn for one prompt."""
     repeats: str | None = None
     """Of a repeat: the id of the task that it shows again."""
     worse: str | None = None
     """Of a gold task: the id of the image that anybody would put last, or find bad by itself."""
     better: str | None = None
     """Of a gold task that asks for the best image alone: the id of the one that anybody would choose."""
+    models: tuple[str, str] | None = None
+    """Of a judge task: what drew its two images, in their order; the first is judged by the second."""
+    study: str | None = None
+    """Of a judge task: the name of the study that asks. None: it is mixed into its round's tasks."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,6 +272,32 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """What a rater said, blind, of the images that two models drew for one prompt."""
+
+    rating_id: str
+    task_id: str
+    round: int
+    """Of the task."""
+    study: str | None
+    kind: str
+    """The rating kind: what was asked."""
+    prompt_id: str
+    rater_id: str
+    model: str
+    """Which model drew the first image, `a`: the one that is judged."""
+    other: str
+    outcome: Literal["a", "b", "tie"]
+    both_bad: bool
+    left: Side
+
+    @property
+    def credit(self) -> float:
+        """1 where `model` won, 0 where `other` did, half of a tie."""
+        return {"a": 1.0, "b": 0.0, "tie": 0.5}[self.outcome]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Repeat:
     """A screen that one rater answered twice, the second time in another order."""
 
@@ -326,10 +357,14 @@ class Progress:
     skipped: int
     """Slots that were skipped and that no active rater is left to fill."""
     checks: int
-    """Answers that stand to repeats and gold; no slot of the round is filled by them."""
+    """Answers that stand to repeats, gold and judgements of the round; no slot of it is filled by them."""
     last_rating_at: datetime | None
     per_minute: float
     """Pace of the latest ratings; 0.0 before there are two."""
+    studied: int = 0
+    """Slots filled of all studies' tasks."""
+    to_study: int = 0
+    """Slots of all studies' tasks."""
 
     @property
     def is_complete(self) -> bool:

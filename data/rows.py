@@ -13,6 +13,7 @@ from data.records import (
     GoldAnswer,
     Image,
     Invite,
+    Judgement,
     Metric,
     Prompt,
     Rater,
@@ -30,7 +31,8 @@ IMAGE = "image_id, prompt_id, round, width, height, provenance"
 WITHDRAWN_IMAGE = "image_id, reason, withdrawn_at"
 TASK = (
     "tasks.task_id, tasks.round, tasks.kind, tasks.prompt_id, tasks.image_ids, tasks.overlap, tasks.policy,"
-    " tasks.propensity, tasks.purpose, tasks.repeats, tasks.worse, tasks.better"
+    " tasks.propensity, tasks.purpose, tasks.repeats, tasks.worse, tasks.better, tasks.models,"
+    " tasks.study"
 )
 RATER = "rater_id, name, kind, created_at"
 ACCOUNT = "rater_id, role, is_disabled, password_hash, sessions"
@@ -45,6 +47,10 @@ COMPARISON = "rating_id, task_id, round, prompt_id, prompt, rater_id, image_a, i
 SNAPSHOT = (
     "round, task_id, prompt_id, prompt, task, split, rater_id, image_a, image_b, outcome, both_bad, left_side, "
     'images, "values", levels, propensity'
+)
+JUDGEMENT = (
+    "standing.rating_id, standing.task_id, tasks.round, tasks.study, tasks.kind, tasks.prompt_id, standing.rater_id,"
+    " tasks.models, outcomes.outcome, outcomes.both_bad, outcomes.left_side"
 )
 REPEAT = "rating_id, first_rating_id, round, rater_id, is_swapped, said"
 GOLD_ANSWER = "rating_id, task_id, round, rater_id, worse, better, said"
@@ -83,6 +89,8 @@ def task(row: Row) -> Task:
         repeats=row[9],
         worse=row[10],
         better=row[11],
+        models=None if row[12] is None else (row[12][0], row[12][1]),
+        study=row[13],
     )
 
 
@@ -142,6 +150,23 @@ def comparison(row: Row) -> Comparison:
         rater_id=row[5],
         image_a=row[6],
         image_b=row[7],
+        outcome=row[8],
+        both_bad=row[9],
+        left=row[10],
+    )
+
+
+def judgement(row: Row) -> Judgement:
+    return Judgement(
+        rating_id=row[0],
+        task_id=row[1],
+        round=row[2],
+        study=row[3],
+        kind=row[4],
+        prompt_id=row[5],
+        rater_id=row[6],
+        model=row[7][0],
+        other=row[7][1],
         outcome=row[8],
         both_bad=row[9],
         left=row[10],

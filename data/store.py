@@ -18,6 +18,7 @@ from data.questions import Questions
 from data.records import (
     Comparison,
     GoldAnswer,
+    Judgement,
     Metric,
     Offer,
     Progress,
@@ -43,9 +44,17 @@ class Store(Questions, People):
 
     # -- who rates what -------------------------------------------------------------------------------------------
 
-    def lease(self, rater_id: str, *, limit: int, lease_s: float = 300, now: datetime | None = None) -> list[Offer]:
+    def lease(
+        self,
+        rater_id: str,
+        *,
+        limit: int,
+        lease_s: float = 300,
+        now: datetime | None = None,
+        studies_only: bool = False,
+    ) -> list[Offer]:
         """Tasks for this rater alone, as `OpenRound.lease`."""
-        return self._open_round.lease(rater_id, limit=limit, lease_s=lease_s, now=now)
+        return self._open_round.lease(rater_id, limit=limit, lease_s=lease_s, now=now, studies_only=studies_only)
 
     def release(self, rater_id: str, task_ids: Iterable[str]) -> None:
         """Give tasks back unrated."""
@@ -216,6 +225,25 @@ class Store(Questions, People):
         """How many ratings stand that can be learned from, whatever was asked: no skips, no undos, no lost pictures."""
         query = f"SELECT count(*) FROM answers WHERE ($1 IS NULL OR round = $1) AND {_CAN_BE_SHOWN}"
         return self._rows(query, [round])[0][0]
+
+    def judgements(self, round: int | None = None, *, study: str | None = None) -> list[Judgement]:
+        """What the ratings that stand say of two models, without skips, by round, task and rater. Of those that were
+        mixed into rounds, not the imported ones of other policies in round 0; or of a study.
+        """
+        found = self._rows(
+            f"""
+            SELECT {rows.JUDGEMENT}
+            FROM standing_ratings AS standing
+            JOIN outcomes USING (rating_id)
+            JOIN tasks ON tasks.task_id = standing.task_id
+            WHERE
+                tasks.purpose = 'judge' AND ($1 IS NULL OR tasks.round = $1) AND tasks.study IS NOT DISTINCT FROM $2
+                AND (tasks.round > 0 OR tasks.study IS NOT NULL)
+            ORDER BY tasks.round, standing.task_id, standing.rater_id
+            """,
+            [round, study],
+        )
+        return [rows.judgement(row) for row in found]
 
     def repeats(self, round: int | None = None) -> list[Repeat]:
         """Screens that a rater answered twice and took back neither time, by round, rater and rating."""

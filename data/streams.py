@@ -57,7 +57,8 @@ class Streams:
         yield from self._database.batches(
             f"""
             SELECT
-                task_id, round, kind, prompt_id, image_ids, overlap, policy, propensity, purpose, repeats, worse, better
+                task_id, round, kind, prompt_id, image_ids, overlap, policy, propensity, purpose, repeats, worse,
+                better, models, study
             FROM tasks WHERE {self._of_round("round = {}")}
             """
         )

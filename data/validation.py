@@ -43,7 +43,15 @@ def check_task(task: Task) -> None:
         "learn": task.repeats is None and not known,
         "repeat": task.repeats is not None and not known,
         "gold": task.repeats is None and len(known) == 1 and known[0] in task.image_ids,
+        "judge": task.repeats is None and not known,
     }
+    is_judged = task.models is not None and len(task.models) == len(task.image_ids) == 2 and all(task.models)
+    if is_judged != (task.purpose == "judge") or (task.study is not None and not is_judged):
+        raise ConfigError(
+            f"Task {task.task_id} is for {task.purpose!r} and has images of the models {task.models!r} and the study "
+            f"{task.study!r}.",
+            hint="A judge task names the models of its two images, and perhaps a study; others name neither.",
+        )
     if not is_whole.get(task.purpose):
         raise ConfigError(
             f"Task {task.task_id} is for {task.purpose!r}, repeats {task.repeats!r} and has the worse image "

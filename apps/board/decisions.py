@@ -43,6 +43,8 @@ def _verdict(task: Task, correct: float | None, agreement: float | None) -> str:
     if task.purpose == "repeat":
         said = "" if agreement is None else ": same answer" if agreement == 1 else ": another answer"
         return f"repeat{said}"
+    if task.purpose == "judge":
+        return "blind"
     return ""
 
 

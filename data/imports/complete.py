@@ -152,6 +152,7 @@ def _task(told: dict[str, Any], prompt: Prompt) -> Task:
     image_ids = tuple(_list(told.get("image_ids")))
     policy = str(told.get("policy") or IMPORTED)
     repeats = told.get("repeats") or None
+    models, study = _list(told.get("models") or []), _text(told.get("study"))
     return Task(
         task_id=_id_here(str(told["task_id"]), prompt, image_ids),
         round=0,
@@ -159,12 +160,14 @@ def _task(told: dict[str, Any], prompt: Prompt) -> Task:
         prompt_id=prompt.prompt_id,
         image_ids=image_ids,
         overlap=int(told.get("overlap") or 1),
-        policy=IMPORTED if policy == FROM_FOLDER else policy,  # its people were asked, ours are not
+        policy=IMPORTED if policy == FROM_FOLDER or study else policy,  # its people were asked, ours are not
         propensity=float(told.get("propensity") or 1.0),
         purpose=_text(told.get("purpose")) or "learn",
         repeats=_id_here(str(repeats), prompt, image_ids) if repeats else None,
         worse=_text(told.get("worse")),
         better=_text(told.get("better")),
+        models=(models[0], models[1]) if len(models) == 2 else None,
+        study=study,
     )
 
 

@@ -216,7 +216,7 @@ class _Taker:
         lost = [each for each in kept if each not in self._shown and self._store.image(each) is None]
         if lost:
             raise NotTaken(f"shows the image {lost[0]}, which is not among the images")
-        if item.task.purpose == "learn":  # of gold one image is another prompt's
+        if item.task.purpose in ("learn", "judge"):  # of gold one image is another prompt's
             for one in kept.values():
                 self._add_image(batch, one, item.prompt, item.row, {})
         self._add_facts(batch, item.prompt, item.task, rater, item.row, rating)

@@ -8,6 +8,7 @@ from data.migrations import (
     m005_checks_of_all_kinds,
     m006_withdrawn_images,
     m007_introduction,
+    m008_judgements,
 )
 
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
@@ -18,6 +19,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     m005_checks_of_all_kinds.STATEMENTS,
     m006_withdrawn_images.STATEMENTS,
     m007_introduction.STATEMENTS,
+    m008_judgements.STATEMENTS,
 )
 """SQL statements by version: entry i leads from version i to version i + 1, in one transaction."""
 

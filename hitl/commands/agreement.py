@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -98,9 +99,11 @@ def _rater(quality: RaterQuality, name: str) -> dict[str, Any]:
 
 
 def _more_notes(said: Sequence[Answered]) -> Iterable[str]:
-    checks = sum(each.task.purpose != "learn" and not each.is_skip for each in said)
-    if checks:
+    given = Counter(each.task.purpose for each in said if not each.is_skip)
+    if checks := given["repeat"] + given["gold"]:
         yield f"Repeats and gold ({checks:,} answers) count for consistency and gold alone."
+    if given["judge"]:
+        yield f"Blind comparisons of two models ({given['judge']:,} answers) judge these: nothing learns from them."
 
 
 # -- for people -------------------------------------------------------------------------------------------------------

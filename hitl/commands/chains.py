@@ -184,7 +184,9 @@ def _prompt(prompt: Facts) -> str | None:
 
 
 def _choice(task: Facts) -> str:
-    return f"{task['task_id']}, {task['purpose']}: chosen by `{task['policy']}` with probability {task['propensity']:g}"
+    chosen = f"chosen by `{task['policy']}` with probability {task['propensity']:g}"
+    models = f" ({task['models'][0]} against {task['models'][1]})" if task["models"] else ""
+    return f"{task['task_id']}, {task['purpose']}{models}: {chosen}"
 
 
 def _sampler(made: Facts) -> str | None:

@@ -19,6 +19,7 @@ from data.records import (
     GoldAnswer,
     Image,
     Invite,
+    Judgement,
     Prompt,
     Rater,
     Rating,
@@ -33,7 +34,7 @@ from data.workspace import Workspace
 pytestmark = pytest.mark.long
 
 FIXTURES = Path(__file__).parent.parent / "fixtures" / "workspaces"
-VERSIONS = (1, 2, 3, 4, 6, 7)
+VERSIONS = (1, 2, 3, 4, 6, 7, 8)
 """Five came after six: no version wrote a store of five."""
 NOON = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -114,6 +115,8 @@ def expected(version: int) -> dict[str, Any]:
         "gold": [],
         "consents": [],
         "practice": None,
+        "judgements": [],
+        "studied": [],
     }
     if version >= 2:
         tasks.append(pair("order", heart.prompt_id, I1, I2, I3, I4, kind="ranking"))
@@ -170,6 +173,41 @@ def expected(version: int) -> dict[str, Any]:
             Consent(rater_id="ann", version="v1", language="de", text="Ich stimme zu.\n", given_at=NOON)
         ]
         facts["practice"] = "skipped"
+    if version >= 8:
+        judge: dict[str, Any] = {"purpose": "judge"}
+        tasks.append(pair("blind", heart.prompt_id, I2, I3, models=("policy of round 1", "reference"), **judge))
+        tasks.append(pair("studied", heart.prompt_id, I2, I3, models=("new", "old"), study="which", overlap=3, **judge))
+        ratings.append(rating(11, "blind", "ann", {"choice": "left"}, (I3, I2)))
+        ratings.append(rating(12, "studied", "bob", {"choice": "both_bad"}, (I2, I3)))
+        about: dict[str, Any] = {"round": 1, "kind": "pairwise", "prompt_id": heart.prompt_id}
+        facts["judgements"] = [
+            Judgement(
+                rating_id="rating-11",
+                task_id="blind",
+                study=None,
+                rater_id="ann",
+                model="policy of round 1",
+                other="reference",
+                outcome="b",
+                both_bad=False,
+                left="b",
+                **about,
+            )
+        ]
+        facts["studied"] = [
+            Judgement(
+                rating_id="rating-12",
+                task_id="studied",
+                study="which",
+                rater_id="bob",
+                model="new",
+                other="old",
+                outcome="tie",
+                both_bad=True,
+                left="a",
+                **about,
+            )
+        ]
     return facts
 
 
@@ -195,6 +233,8 @@ def told(store: Store) -> dict[str, Any]:
         "gold": store.gold_answers(),
         "consents": store.consents("ann"),
         "practice": store.practice_outcome("ann"),
+        "judgements": store.judgements(),
+        "studied": store.judgements(study="which"),
     }
 
 

@@ -25,7 +25,19 @@ TASKS = [
         purpose="gold",
         worse="a0",
     ),
+    Task(
+        task_id="studied",
+        round=0,
+        kind="pairwise",
+        prompt_id="p",
+        image_ids=("a0", "b0"),
+        overlap=2,
+        purpose="judge",
+        models=("new", "old"),
+        study="which",
+    ),
 ]
+"""Four that a round waits for, one of gold, one of a study."""
 
 steps = st.lists(
     st.tuples(
@@ -80,7 +92,9 @@ def test_counting_as_answers_come_is_counting_them_all_at_the_end(
         skipped += min(said(task, "skip"), max(0, task.overlap - said(task, "left") - could))
     progress = queue.progress(leases, now=now)
     assert (progress.done, progress.needed, progress.skipped) == (done, slots - skipped, skipped)
-    assert progress.checks == said(TASKS[-1], "left")
+    assert progress.checks == said(TASKS[-2], "left")
+    studied = min(said(TASKS[-1], "left"), 2)
+    assert (progress.studied, progress.to_study) == (studied, studied if "studied" in withdrawn else 2)
     for rater_id in RATERS:
         assert queue.answered_by(rater_id) == sum(
             what == "left" and who == rater_id for (_, who), what in stands.items()
@@ -88,7 +102,7 @@ def test_counting_as_answers_come_is_counting_them_all_at_the_end(
         offered = [task.task_id for task in queue.open_to(rater_id, leases, limit=10, now=now)]
         expected = [
             task.task_id
-            for task in counted
+            for task in [*counted, TASKS[-1]]
             if task.task_id not in withdrawn
             and (task.task_id, rater_id) not in stands
             and said(task, "left") < task.overlap
@@ -103,3 +117,5 @@ def test_counting_as_answers_come_is_counting_them_all_at_the_end(
             )
         ]
         assert sorted(set(offered) - {"gold"}) == sorted(expected)
+        alone = queue.open_to(rater_id, leases, limit=10, now=now, studies_only=True)
+        assert [task.task_id for task in alone] == [name for name in expected if name == "studied"]
