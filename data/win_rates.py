@@ -10,7 +10,7 @@ from itertools import combinations
 import numpy as np
 
 from data.bootstrap import Interval, interval
-from data.records import Image
+from data.records import Image, Judgement
 from data.votes import Item, Votes
 
 
@@ -29,12 +29,52 @@ class WinRate:
     """Share of the comparisons that are ties, both bad included."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlindWinRate:
+    """How often people preferred what one model drew to what another drew for the same prompt, not knowing which."""
+
+    model: str
+    other: str
+    over_prompts: Interval
+    """Share of the votes that `model` wins, ties half. What it would be for other prompts, by these raters."""
+    over_raters: Interval
+    """The same share. What it would be by other raters, for these prompts; of one rater the ends are nan."""
+    ties: float
+    """Share of the votes that are ties, both bad included."""
+
+
+def blind_win_rates(judgements: Iterable[Judgement], *, seed: int = 0) -> list[BlindWinRate]:
+    """Of every two models that met in blind comparisons, in order of arrival."""
+    by_models: dict[tuple[str, str], list[Judgement]] = {}
+    for each in judgements:
+        by_models.setdefault((each.model, each.other), []).append(each)
+    found = []
+    for (model, other), votes in by_models.items():
+        credit = np.array([each.credit for each in votes])
+        prompts, raters = np.array([each.prompt_id for each in votes]), np.array([each.rater_id for each in votes])
+        found.append(
+            BlindWinRate(
+                model=model,
+                other=other,
+                over_prompts=interval(credit, prompts, seed=seed),
+                over_raters=interval(credit, raters, seed=seed),
+                ties=sum(each.outcome == "tie" for each in votes) / len(votes),
+            )
+        )
+    return found
+
+
 def model_name(image: Image) -> str:
     """The pretrained model, or the policy that a round left behind; without either, the round that drew."""
     trained = image.provenance.get("policy_round")
     if trained is None:
         return f"drawn in round {image.round}"
-    return f"policy of round {trained}" if trained else "reference"
+    return policy_name(trained)
+
+
+def policy_name(round: int) -> str:
+    """What the policy that a round left behind is called; that of round 0 is the pretrained model."""
+    return f"policy of round {round}" if round else "reference"
 
 
 def models_of(images: Iterable[Image]) -> dict[Item, str]:

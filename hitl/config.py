@@ -172,6 +172,10 @@ class RateConfig:
     gold: float = 0.03
     """Gold tasks beside each task: one of the images is of a prompt that has no word in common with the one that is
     shown; 0 to 0.2. On top of ratings_per_round too, and not learned from: they say whether a rater looks."""
+    blind: float = 0.1
+    """Blind comparisons of the last round's policy beside each task: what it drew for a held-out prompt, and what the
+    reference or the policy before it drew from the same seed; 0 to 0.5. On top of ratings_per_round, and not learned
+    from: they say whether people see a difference."""
     display_copies: bool = True
     """Where an image's file is larger than 250 KB, show the images of its task as WebP copies of the same size in
     pixels, so that the page need not wait for them; zooming fetches the originals. Each rating says which was shown."""
@@ -205,6 +209,7 @@ class RateConfig:
             )
         _one_of(TASK_POLICIES, "rate.policy", self.policy)
         _between(0, 0.2, "rate", self, "repeats", "gold")
+        _between(0, 0.5, "rate", self, "blind")
         _between(-1, 1, "rate", self, "near_duplicate")
         if not 0 < self.explore <= 1 or (self.explore < LEAST_EXPLORE and not self.force_explore):
             raise ConfigError(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data.at_work import Files
+from data.blind import blind_tasks, is_for_judging
 from data.checks import gold_of, repeats_of
 from data.display_copies import DisplayCopies
 from data.erasing import Erasures
@@ -152,10 +153,11 @@ def draw_images(round: Round) -> dict[str, Any]:
                 provenance=provenance,
             )
         )
-    hub.store.add_images(images)
+    judged, blind = _blind(round)
+    hub.store.add_images([*judged, *images])
     if config.rate.display_copies:
-        _make_display_copies(hub, [image.image_id for image in images])
-    tasks = make_tasks(round, images, _uncertainty(round))
+        _make_display_copies(hub, [image.image_id for image in [*judged, *images]])
+    tasks = make_tasks(round, images, _uncertainty(round), blind=blind)
     hub.store.add_tasks(tasks)
     for row in result["images"]:
         (folder / row["file"]).unlink(missing_ok=True)
@@ -172,10 +174,29 @@ def _make_display_copies(hub: Hub, image_ids: Sequence[str]) -> None:
             hub.live.advance(number, len(image_ids))
 
 
+def _blind(round: Round) -> tuple[list[Image], list[Task]]:
+    """Comparisons of the last round's policy with the reference and the policy before it, for people to judge."""
+    config = round.config
+    return blind_tasks(
+        round.hub.workspace,
+        round.previous,
+        held_out={prompt.prompt_id for prompt in round.prompts if prompt.split == "held_out"},
+        share=config.rate.blind,
+        tasks=config.rate.ratings_per_round,
+        overlap=config.rate.overlap,
+        chance=random.Random(f"{config.project.seed}/blind/{round.number}"),
+    )
+
+
 def make_tasks(
-    round: Round, images: Sequence[Image], uncertainty: Uncertainty, made: Sequence[Task] = ()
+    round: Round,
+    images: Sequence[Image],
+    uncertainty: Uncertainty,
+    made: Sequence[Task] = (),
+    blind: Sequence[Task] = (),
 ) -> list[Task]:
-    """Pairs, or other sets, of images of one prompt that people are asked about, and among them the checks of raters.
+    """Pairs, or other sets, of images of one prompt that people are asked about, and among them the checks of raters
+    and the `blind` tasks.
 
     `made` tasks are there already: the sets are then chosen among those that nobody was asked about, and a propensity
     is that of being chosen among these.
@@ -215,7 +236,8 @@ def make_tasks(
     ]
     texts = {prompt.prompt_id: prompt.text for prompt in round.prompts}
     checks = [*repeats_of(tasks, config.repeats, chance), *gold_of(tasks, texts, by_prompt, config.gold, chance)]
-    return _numbered(round, chance.sample([*tasks, *checks], len(tasks) + len(checks)), len(made))
+    mixed = [*tasks, *checks, *blind]
+    return _numbered(round, chance.sample(mixed, len(mixed)), len(made))
 
 
 def _numbered(round: Round, tasks: Sequence[Task], first: int) -> list[Task]:
@@ -319,7 +341,7 @@ def _add_pairs(round: Round, reason: str) -> None:
         NotEnoughRatings: every pair was shown.
     """
     store = round.hub.store
-    tasks = make_tasks(round, store.usable_images(round.number), _uncertainty(round), store.tasks(round.number))
+    tasks = make_tasks(round, _own_images(round), _uncertainty(round), store.tasks(round.number))
     if not tasks:
         raise NotEnoughRatings(
             f"Every pair of round {round.number}'s images was shown, and the fit refused the answers: {reason}",
@@ -499,12 +521,16 @@ def _snapshot(round: Round) -> str:
 def _drawn(round: Round) -> list[dict[str, str]]:
     """This round's images: their ids, prompts, and the seeds they were drawn from."""
     texts = {prompt.prompt_id: prompt.text for prompt in round.prompts}
-    usable = round.hub.store.usable_images(round.number)
-    images = sorted(usable, key=lambda image: (image.image_id, texts[image.prompt_id]))
+    images = sorted(_own_images(round), key=lambda image: (image.image_id, texts[image.prompt_id]))
     return [
         {"image_id": image.image_id, "prompt": texts[image.prompt_id], "seed": image.provenance["seed"]}
         for image in images
     ]
+
+
+def _own_images(round: Round) -> list[Image]:
+    """This round's images that it may learn from."""
+    return [image for image in round.hub.store.usable_images(round.number) if not is_for_judging(image)]
 
 
 def _probe(round: Round) -> list[dict[str, str]]:

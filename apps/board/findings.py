@@ -12,6 +12,7 @@ from datetime import datetime
 from data.aggregation import aggregate
 from data.agreement import Agreement
 from data.answered import Answered, agreements, answered, votes_of
+from data.blind import is_for_judging
 from data.journal import Position
 from data.quality import RaterQuality, raters_quality, slopes_of
 from data.store import Store
@@ -73,6 +74,8 @@ def _coverage(store: Store, said: Sequence[Answered], round: int | None) -> Cove
     model_of: dict[tuple[str, int], str] = {}
     drawn: set[tuple[str, str]] = set()
     for image in store.images(round):
+        if is_for_judging(image):
+            continue
         name = model_name(image)
         model_of[image.image_id, image.round] = name
         drawn.add((name, image.prompt_id))

@@ -13,7 +13,7 @@ from data.answered import Answered, agreements, answered, kappas, votes_of
 from data.ceiling import single_rater_ceiling
 from data.quality import RaterQuality, raters_quality, repeat_consistency, slopes_of
 from data.store import Store
-from data.win_rates import models_of, win_rates
+from data.win_rates import blind_win_rates, models_of, win_rates
 from data.workspace import Workspace
 from hitl.commands.reading import open_for_reading
 from hitl.core.errors import UnknownName
@@ -59,6 +59,7 @@ def collect(store: Store, round: int | None, *, names: bool) -> dict[str, Any]:
         "scores": _scores(fitted, len(votes)),
         "raters": [_rater(each, each.rater.name if names else called[each.rater.rater_id]) for each in quality],
         "models": [asdict(each) for each in win_rates(votes, models_of(store.images()), reliability)],
+        "blind": [asdict(each) for each in blind_win_rates(store.judgements(round))],
         "notes": [*fitted.notes, *_more_notes(said)],
     }
 
@@ -121,6 +122,7 @@ def describe(found: Mapping[str, Any]) -> str:
         ["Together", *_together(found)],
         ["Raters", *_raters(found["raters"])],
         ["Models", *_models(found["models"])],
+        ["Blind comparisons", *_blind(found["blind"])] if found["blind"] else [],
         [*(f"Note: {note}" for note in found["notes"])],
     ]
     return "\n\n".join("\n".join(block) for block in blocks if block)
@@ -188,6 +190,21 @@ def _models(models: Sequence[Mapping[str, Any]]) -> Iterable[str]:
             f"  {each['model']} wins against {each['other']}: {_percent(rate)} of {rate['n']:,} comparisons of "
             f"{prompts}, {ties} as halves{more}"
         )
+
+
+def _blind(pairs: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    for each in pairs:
+        prompts, raters = each["over_prompts"], each["over_raters"]
+        yield (
+            f"  {each['model']} wins against {each['other']}: {prompts['mean']:.0%} of "
+            f"{_plural(prompts['n'], 'vote')}, {each['ties']:.0%} ties as halves"
+        )
+        if raters["clusters"] > 1:
+            by = f"over {_plural(raters['clusters'], 'rater')}{_brackets(raters['low'], raters['high'], '.0%')}"
+        else:
+            by = "by one rater, which says nothing of others"
+        sure = _brackets(prompts["low"], prompts["high"], ".0%")
+        yield f"    over {_plural(prompts['clusters'], 'prompt')}{sure}, {by}"
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data.at_work import Files
+from data.blind import is_for_judging
 from data.records import Image
 from data.store import Store
 from data.workspace import Workspace, write_atomically
@@ -93,4 +94,6 @@ def _given(snapshot: Path) -> bytes:
 
 def _things(store: Store, images: list[Image]) -> list[dict[str, str]]:
     texts = {prompt.prompt_id: prompt.text for prompt in store.prompts()}
-    return [{"image_id": image.image_id, "prompt": texts[image.prompt_id]} for image in images]
+    return [
+        {"image_id": image.image_id, "prompt": texts[image.prompt_id]} for image in images if not is_for_judging(image)
+    ]

@@ -80,6 +80,7 @@ def test_every_setting_is_written_under_a_help_of_its_own():
         ("rate.explore=1.5", "rate.explore is 1.5"),
         ("rate.repeats=0.3", "rate.repeats is 0.3, but must be 0 to 0.2"),
         ("rate.gold=-0.1", "rate.gold is -0.1"),
+        ("rate.blind=0.6", "rate.blind is 0.6, but must be 0 to 0.5"),
         ("rate.near_duplicate=2", "rate.near_duplicate is 2"),
         ("simulated.careless=-1", "simulated.careless is -1"),
         ("reward.jpg_size=1.0", "There is no reward 'jpg_size' for [reward]. Did you mean jpeg_size"),
