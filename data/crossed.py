@@ -1,0 +1,67 @@
+"""An interval of a mean of votes that share both prompts and raters: for other prompts and other raters at once."""
+
+import math
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from scipy.special import stdtrit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crossed:
+    """A mean with its 95 % interval over prompts and raters, and how many there were."""
+
+    mean: float
+    low: float
+    high: float
+    se: float
+    """Standard error of the mean; nan, as the ends are, with one prompt."""
+    n: int
+    prompts: int
+    raters: int
+    """With one, the interval is over prompts alone: nothing is known of how raters differ."""
+
+    def to_dict(self) -> dict[str, float | int]:
+        return asdict(self)
+
+
+def crossed_interval(values: np.ndarray, prompts: np.ndarray, raters: np.ndarray) -> Crossed:
+    """95 % interval of the mean of `values`, float (n,), each of a prompt and a rater, names (n,).
+
+    The variance is that over prompts plus that over raters less that of both together (Cameron, Gelbach and Miller
+    2011, "Robust inference with multiway clustering"), each from the sums of what its clusters are away from the mean,
+    made larger by k / (k - 1). It is no less than either of the first two: where one exceeds the sum, the others do not
+    differ more than their votes would by chance. Student's t has the degrees of freedom of the sum by Satterthwaite
+    (1946), or of the larger part where that is taken alone.
+    """
+    n = len(values)
+    if not n:
+        return Crossed(mean=math.nan, low=math.nan, high=math.nan, se=math.nan, n=0, prompts=0, raters=0)
+    mean = float(np.mean(values))
+    away = np.asarray(values, dtype=float) - mean
+    _, of_prompt = np.unique(prompts, return_inverse=True)
+    _, of_rater = np.unique(raters, return_inverse=True)
+    p, r = int(of_prompt.max()) + 1, int(of_rater.max()) + 1
+    by_prompt, by_rater = _variance(away, of_prompt), _variance(away, of_rater)
+    if p < 2:
+        variance, freedom = math.nan, 1.0
+    elif r < 2:
+        variance, freedom = by_prompt, p - 1.0
+    else:
+        together = by_prompt + by_rater - _variance(away, of_prompt * r + of_rater)
+        variance = max(together, by_prompt, by_rater)
+        if together >= variance > 0:
+            freedom = variance**2 / (by_prompt**2 / (p - 1) + by_rater**2 / (r - 1))
+        else:
+            freedom = p - 1.0 if by_prompt >= by_rater else r - 1.0
+    se = math.sqrt(variance)
+    half = float(stdtrit(freedom, 0.975)) * se
+    return Crossed(mean=mean, low=mean - half, high=mean + half, se=se, n=n, prompts=p, raters=r)
+
+
+def _variance(away: np.ndarray, cluster: np.ndarray) -> float:
+    """Of the mean, by the sums over clusters; nan with one cluster."""
+    sums = np.bincount(cluster, weights=away)
+    found = np.bincount(cluster) > 0
+    count = int(found.sum())
+    return math.nan if count < 2 else float(sums @ sums) / len(away) ** 2 * count / (count - 1)
