@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
-from data.bootstrap import cluster_interval
+from data.bootstrap import Interval, interval
 from data.workspace import write_atomically
 
 REWARD = "reward"
@@ -104,6 +104,11 @@ def distances_within(features: Float[np.ndarray, "batch width"], prompts: Sequen
     return found
 
 
+def over_prompts(values: Sequence[tuple[float, str]]) -> Interval:
+    """The mean of values, each with its prompt, and its 95 % interval over prompts: `data.bootstrap.interval`."""
+    return interval(np.array([value for value, _ in values]), np.array([prompt for _, prompt in values]), seed=0)
+
+
 def measures_of(scores: Iterable[ImageScore]) -> list[str]:
     """All that were measured, in order of arrival."""
     return list(dict.fromkeys(name for score in scores for name in score.values))
@@ -112,7 +117,7 @@ def measures_of(scores: Iterable[ImageScore]) -> list[str]:
 def summarise(scores: Sequence[ImageScore]) -> dict[str, Any]:
     """Means by subject, split and task; the policy's paired gains over the reference, and over the previous policy.
 
-    Every number is an interval (`data.bootstrap.Interval` as a dict): 95 %, resampled over prompts.
+    Every number is an interval (`data.bootstrap.Interval` as a dict): 95 %, over prompts.
     """
     subjects = list(dict.fromkeys(score.subject for score in scores))
     splits = list(dict.fromkeys(score.split for score in scores))
@@ -147,7 +152,7 @@ def _means(scores: Sequence[ImageScore]) -> dict[str, Any]:
     result = {}
     for measure in measures_of(scores):
         known = [(score.values[measure], score.prompt_id) for score in scores if measure in score.values]
-        result[measure] = cluster_interval([value for value, _ in known], [prompt for _, prompt in known]).to_dict()
+        result[measure] = over_prompts(known).to_dict()
     return result
 
 
@@ -165,5 +170,5 @@ def _gains(scores: Sequence[ImageScore], over: str = REFERENCE) -> dict[str, Any
             if measure in new.values and measure in old
         ]
         if known:
-            result[measure] = cluster_interval([gain for gain, _ in known], [prompt for _, prompt in known]).to_dict()
+            result[measure] = over_prompts(known).to_dict()
     return result

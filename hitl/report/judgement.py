@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data.bootstrap import Interval, cluster_interval
-from data.evaluation import DIVERSITY, KL, POLICY, PREVIOUS, REFERENCE, REWARD, ImageScore
+from data.bootstrap import Interval
+from data.evaluation import DIVERSITY, KL, POLICY, PREVIOUS, REFERENCE, REWARD, ImageScore, over_prompts
 from hitl.report.files import RoundFiles
 
 Change = Literal["up", "down", "unclear", "unknown"]
@@ -18,7 +18,7 @@ model, not of a picture, and is neither good nor bad by itself.
 """
 
 FEW_PROMPTS = 10
-"""Below so many prompts a percentile bootstrap is too narrow, and the report says so."""
+"""Below so many prompts an interval is wide, and the report says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -279,7 +279,7 @@ def difference(
     ]
     if not pairs:
         return None
-    return cluster_interval([each for each, _ in pairs], [prompt for _, prompt in pairs])
+    return over_prompts(pairs)
 
 
 def _prompt(score: ImageScore) -> Hashable:

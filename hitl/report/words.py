@@ -287,12 +287,14 @@ def _how_sure(judged: dict[str, list[Judged]]) -> list[str]:
     sentences = [f"{_capital(listed(told))}, drawn by both models from the same seeds."]
     if any(math.isfinite(each.gain.low) for found in judged.values() for each in found):
         sentences.append(
-            f"Brackets are 95{_THIN}% intervals, by resampling prompts. Each of the {shown} stands alone: about one in "
+            f"Brackets are 95{_THIN}% intervals over prompts. Each of the {shown} stands alone: about one in "
             "twenty misses."
         )
     few = [split for split, gain in sizes if 1 < gain.clusters < FEW_PROMPTS]
     if few:
-        sentences.append(f"Few {listed(_short(split) for split in few)} prompts: real intervals are wider than these.")
+        sentences.append(
+            f"Few {listed(_short(split) for split in few)} prompts, so the intervals are wide: Student’s t."
+        )
     return sentences
 
 

@@ -96,7 +96,7 @@ def draw_with(stage: Stage, family: Family, model: Model) -> JudgedImages:
     kl = _kl(stage, family, wanted, is_reference=model.checkpoint is None)
     family.drop_policy()
     return JudgedImages(
-        images=images.numpy(),
+        images=np.ascontiguousarray(images.numpy()),  # as they come from their file: another layout rounds otherwise
         prompt_ids=tuple(prompt["prompt_id"] for prompt, _ in wanted),
         indices=tuple(index for _, index in wanted),
         checkpoint=model.sha256,

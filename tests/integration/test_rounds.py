@@ -193,7 +193,11 @@ def test_a_policy_is_judged_outside_a_round_as_in_it_and_on_other_prompts(undist
     manifest = copy.manifest(1, "evaluate")
     assert manifest is not None
     assert found["summary"] == plain(manifest["summary"])
-    assert not list(Path(found["path"]).glob("*.npz"))  # the round's pictures are used again
+    assert sorted(path.name for path in Path(found["path"]).iterdir()) == [
+        "evaluation.json",
+        "grid.npz",
+        "scores.parquet",
+    ]  # the round's pictures are used again
     assert outcome(copy.root) == before
 
     (tmp_path / "mine.txt").write_text("a red circle\na blue circle\na green square\n")
