@@ -141,13 +141,14 @@ def _kl(
 
 
 def keep(stage: Stage, subject: str, before: tuple[Path, JudgedImages] | None, found: JudgedImages) -> str:
-    """Where the pictures and their judgements are, as a path in the workspace."""
+    """Where the pictures and their judgements are: a path in the workspace, or outside of it a whole one."""
     path = stage.folder / _file(stage, subject)
     if before is not None and before[1] is found:
         path = before[0]
     else:
         found.save(path)
-    return path.relative_to(stage.workspace.root).as_posix()
+    root = stage.workspace.root
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
 def forget_old_pictures(stage: Stage) -> None:

@@ -267,7 +267,7 @@ def test_one_prompt_gives_no_interval_and_no_verdict(workspace: Workspace):
 
 def test_few_prompts_are_warned_of(workspace: Workspace):
     write_round(workspace, 1, make_scores("better", prompts=4))
-    assert "real intervals are wider than these" in told(workspace, 1)[1]
+    assert "prompts, so the intervals are wide: Student’s t." in told(workspace, 1)[1]
 
 
 def test_a_missing_round_is_named_and_the_rest_is_shown(workspace: Workspace):
