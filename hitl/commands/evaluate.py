@@ -46,9 +46,9 @@ def run(
     config = load_config(own if own.exists() else folder.config_path, settings)
     inputs = judged_of(folder, number, _prompts(folder, number, prompts, config))
     if policy is not None:
-        inputs |= {POLICY: str(_model(policy, "policy")), PREVIOUS: ""}
+        inputs |= {POLICY: str(_folder(policy, "policy")), PREVIOUS: ""}
     if reward is not None:
-        inputs["reward"] = str(_model(reward, "reward model"))
+        inputs["reward"] = str(_folder(reward, "reward model"))
     elif not Path(inputs["reward"]).exists():
         inputs["reward"] = ""
     place = new_folder(out) if out else folder.root / "evaluations" / _name(config, inputs)
@@ -60,7 +60,7 @@ def run(
     if as_json:
         print(json.dumps(plain({"path": str(place), "summary": result["summary"], "judges": result["judges"]})))
         return
-    name = str(policy) if policy is not None else f"round {number}"
+    name = "this policy" if policy is not None else f"round {number}"
     print("\n\n".join(table(name, split, found, files.best_of) for split, found in judged.items()))
     if not inputs["reward"]:
         print("\nThere is no reward model, so no learned reward and no best of N: name one with --reward FOLDER.")
@@ -103,11 +103,11 @@ def _prompts(folder: Workspace, number: int, given: Path | None, config: RunConf
     return [Prompt(**row) for row in json.loads(path.read_text())]
 
 
-def _model(given: Path, what: str) -> Path:
-    if not any(given.rglob("*.safetensors")):
+def _folder(given: Path, what: str) -> Path:
+    if not given.is_dir():
         raise WorkspaceError(
-            f"{given} holds no {what}: no .safetensors file is in it.",
-            hint="Name the folder that `hitl round` or `hitl fit` wrote, such as rounds/0001/train/policy.",
+            f"There is no folder {given} with a {what}.",
+            hint="Name one that `hitl round` or `hitl fit` wrote, such as rounds/0001/train/policy.",
         )
     return given.absolute()
 

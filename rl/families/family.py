@@ -11,9 +11,10 @@ from diffusers import DiffusionPipeline
 from diffusers.models.attention import BasicTransformerBlock
 from diffusers.models.attention_processor import AttnProcessor
 from jaxtyping import Float, Int, UInt8
+from safetensors import SafetensorError
 from torch import Tensor
 
-from hitl.core.errors import ConfigError
+from hitl.core.errors import ConfigError, ModelLoadError
 from rl.families.full import FullWeights
 from rl.families.loading import load_pipeline
 from rl.families.lora import Lora
@@ -146,9 +147,19 @@ class Family(ABC):
         return self._hold(FullWeights(self._pipeline, self.denoiser_name))
 
     def load_policy(self, folder: Path) -> list[torch.nn.Parameter]:
-        """What `save_policy` wrote, a LoRA or all weights; its parameters."""
+        """What `save_policy` wrote, a LoRA or all weights; its parameters.
+
+        Raises:
+            ModelLoadError: it is missing or damaged, or of another model.
+        """
         kind = FullWeights if (folder / self.denoiser_name).is_dir() else Lora
-        return self._hold(kind.load(self._pipeline, self.denoiser_name, folder))
+        try:
+            return self._hold(kind.load(self._pipeline, self.denoiser_name, folder))
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            raise ModelLoadError(
+                f"The policy in {folder} cannot be loaded: {str(error).splitlines()[0]}",
+                hint="Name the folder of a checkpoint of this model, such as rounds/0001/train/policy.",
+            ) from error
 
     def _hold(self, policy: Lora | FullWeights) -> list[torch.nn.Parameter]:
         self._policy, self._denoiser = policy, policy.denoiser

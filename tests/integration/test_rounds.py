@@ -208,7 +208,9 @@ def test_a_policy_is_judged_outside_a_round_as_in_it_and_on_other_prompts(undist
     assert "KL to the reference" in told.stdout
     assert "Traceback" not in (again := judged("--out", str(out))).stderr
     assert "is there already and not empty" in again.stderr
-    assert "no .safetensors file" in judged("--policy", str(tmp_path)).stderr
+    for wrong, words in ((tmp_path, "cannot be loaded"), (tmp_path / "none", "There is no folder")):
+        assert words in (refused := judged("--policy", str(wrong))).stderr
+        assert "Traceback" not in refused.stderr
 
 
 def test_a_finished_round_is_not_run_again(undisturbed: Path):
