@@ -4,10 +4,11 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from apps.board.words import clock, plural
+from apps.board.words import clock
 from data import RATING_KINDS
 from data.records import OVERALL, Rater, Rating, Task
 from data.store import Store
+from hitl.core.words import counted
 
 MOST = 50
 _WORDS = {"tie": "tie", "both_bad": "both bad", "skip": "skipped", "left": "left", "right": "right"}
@@ -31,7 +32,7 @@ def last_decisions(store: Store, rater: Rater) -> str:
         return ""
     return (
         f'<section class="panel whole decisions"><h2>{html.escape(rater.name)}: the last'
-        f' {plural(len(cards), "decision")}</h2><p class="note">The newest first, each as it was shown; nobody else’s'
+        f' {counted(len(cards), "decision")}</h2><p class="note">The newest first, each as it was shown; nobody else’s'
         f' answers are among them.</p><div class="cards">{"".join(cards)}</div></section>'
     )
 

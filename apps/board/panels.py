@@ -9,10 +9,11 @@ from typing import Any
 
 from apps.board import plots
 from apps.board.findings import Coverage, Findings
-from apps.board.words import clock, duration, percent, plural
+from apps.board.words import clock, duration, percent
 from data.agreement import Agreement
 from data.quality import RaterQuality, Share
 from hitl.core.live import LiveStatus
+from hitl.core.words import counted
 
 MOST_RATERS = 12
 """Raters shown unless all are asked for: those in doubt come first."""
@@ -118,13 +119,13 @@ def _pace(given: Sequence[datetime]) -> tuple[str, str]:
     every = max(1, math.ceil(number / 6))
     drawn = plots.bars(
         [counts[n] * 60 / minutes for n in range(number)],
-        titles=[f"{edges[n]:%d %b %H:%M}: {plural(counts[n], 'answer')}" for n in range(number)],
+        titles=[f"{edges[n]:%d %b %H:%M}: {counted(counts[n], 'answer')}" for n in range(number)],
         ticks=[(n, f"{edges[n]:{form}}") for n in range(0, number, every)],
         pale=number - 1,
-        label=f"Answers per hour since {clock(first)}, {plural(len(given), 'answer')} in all",
+        label=f"Answers per hour since {clock(first)}, {counted(len(given), 'answer')} in all",
     )
     width = duration(minutes * 60) if minutes > 1 else "1 min"
-    return drawn, f"{plural(len(given), 'answer')} since {clock(first)}. A bar is {width}; the pale one is not over."
+    return drawn, f"{counted(len(given), 'answer')} since {clock(first)}. A bar is {width}; the pale one is not over."
 
 
 def _dwell(seconds: Sequence[float]) -> tuple[str, str]:
@@ -137,7 +138,7 @@ def _dwell(seconds: Sequence[float]) -> tuple[str, str]:
     drawn = plots.bars(
         counts,
         titles=[
-            f"{_short(edges[n])} to {_short(edges[n + 1])} s: {plural(count, 'answer')}"
+            f"{_short(edges[n])} to {_short(edges[n + 1])} s: {counted(count, 'answer')}"
             for n, count in enumerate(counts)
         ],
         ticks=[(n, f"{_short(edges[n])} s") for n in range(0, len(edges), 4)],
@@ -184,7 +185,7 @@ def _alpha(name: str, found: Agreement) -> str:
     )
     return (
         f'<div class="alpha"><p><b>{html.escape(name)}</b> <span><strong>{found.alpha:.2f}</strong> {spread} ·'
-        f" {plural(found.clusters, 'task')} with two answers or more</span></p>{drawn}</div>"
+        f" {counted(found.clusters, 'task')} with two answers or more</span></p>{drawn}</div>"
     )
 
 
@@ -200,13 +201,13 @@ def _covered(coverage: Coverage) -> tuple[str, str]:
         for name, counts in zip(coverage.models, coverage.answers, strict=True)
     )
     table = (
-        f'<table class="coverage"><thead><tr><th>Drawn by</th><th>{plural(len(coverage.prompts), "prompt")}, in their'
+        f'<table class="coverage"><thead><tr><th>Drawn by</th><th>{counted(len(coverage.prompts), "prompt")}, in their'
         f" order</th><th class='sum'>answers</th></tr></thead><tbody>{rows}</tbody></table>{_scale(most)}"
     )
     holes = sum(count == 0 for row in coverage.answers for count in row)
     pairs = sum(count is not None for row in coverage.answers for count in row)
     said = (
-        f"{holes} of {plural(pairs, 'pair')} of prompt and model {'has' if holes == 1 else 'have'} no answer yet."
+        f"{holes} of {counted(pairs, 'pair')} of prompt and model {'has' if holes == 1 else 'have'} no answer yet."
         if holes
         else "Every prompt has answers for every model that drew it."
     )
@@ -222,7 +223,7 @@ def _cells(prompts: Sequence[str], counts: Sequence[int | None], size: int, most
         fewest = min(known, default=None)
         name = prompts[start + part.index(fewest)] if known else prompts[start]
         level = "none" if fewest is None else f"{math.ceil(4 * fewest / most) if most else 0}"
-        title = f"{name}: " + ("not drawn" if fewest is None else plural(fewest, "answer"))
+        title = f"{name}: " + ("not drawn" if fewest is None else counted(fewest, "answer"))
         found.append(f'<i class="level-{level}" title="{html.escape(title)}"></i>')
     return "".join(found)
 
@@ -253,12 +254,14 @@ def raters(findings: Findings | None, *, everybody: bool, chosen: str | None) ->
     head = "".join(f"<th>{name}<small>{caption}</small></th>" for name, caption in _CAPTION.items())
     rows = "".join(_rater(each, is_chosen=each.rater.rater_id == chosen) for each in shown)
     doubted = sum(bool(each.doubts) for each in findings.raters)
-    look = f"{plural(doubted, 'rater')} of {len(findings.raters)} may need a look." if doubted else "Nobody stands out."
+    look = (
+        f"{counted(doubted, 'rater')} of {len(findings.raters)} may need a look." if doubted else "Nobody stands out."
+    )
     note = (
         f"{look} Whiskers are two standard errors to each side. Nothing is taken away: all answers stay, and the fit"
         " follows each rater as far as their reliability goes."
     )
-    more = f" {plural(rest, 'rater')} more: choose “all” above." if rest else ""
+    more = f" {counted(rest, 'rater')} more: choose “all” above." if rest else ""
     return (
         f'<section class="panel whole"><h2>Raters</h2><table class="raters"><thead><tr><th>Rater</th>{head}</tr>'
         f'</thead><tbody>{rows}</tbody></table><p class="note">{note}{more}</p></section>'
@@ -267,7 +270,7 @@ def raters(findings: Findings | None, *, everybody: bool, chosen: str | None) ->
 
 def _rater(quality: RaterQuality, *, is_chosen: bool) -> str:
     rater = quality.rater
-    skips = f", {plural(quality.skips, 'skip')}" if quality.skips else ""
+    skips = f", {counted(quality.skips, 'skip')}" if quality.skips else ""
     doubts = "".join(f'<li><span aria-hidden="true">△ </span>{html.escape(doubt)}</li>' for doubt in quality.doubts)
     cells = [
         _reliability(quality),
@@ -282,7 +285,7 @@ def _rater(quality: RaterQuality, *, is_chosen: bool) -> str:
         f'<tr class="{"doubted " if doubts else ""}{"chosen" if is_chosen else ""}"><th scope="row">'
         f'<button type="button" data-rater="{html.escape(rater.rater_id)}" aria-pressed="{str(is_chosen).lower()}">'
         f"{html.escape(rater.name)}</button>"
-        f"<small>{plural(quality.answers, 'answer')}{skips}{' · simulated' if rater.kind == 'simulated' else ''}"
+        f"<small>{counted(quality.answers, 'answer')}{skips}{' · simulated' if rater.kind == 'simulated' else ''}"
         f" · last {clock(quality.last_at)}</small>{f'<ul>{doubts}</ul>' if doubts else ''}</th>{drawn}</tr>"
     )
 

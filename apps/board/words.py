@@ -21,7 +21,3 @@ def clock(moment: datetime) -> str:
 def percent(share: float, se: float | None = None) -> str:
     spread = "" if se is None or not math.isfinite(se) else f" ± {200 * se:.0f}"
     return f"{100 * share:.0f}{spread} %"
-
-
-def plural(count: int, one: str) -> str:
-    return f"{count:,} {one}{'' if count == 1 else 's'}"

@@ -17,6 +17,7 @@ from data.win_rates import blind_win_rates, models_of, win_rates
 from data.workspace import Workspace
 from hitl.commands.reading import open_for_reading
 from hitl.core.errors import UnknownName
+from hitl.core.words import counted
 from hitl.report.page import plain
 
 _COLUMNS = ("rater", "answers", "reliability", "to the left", "left", "ties", "the same again", "gold", "seconds")
@@ -113,7 +114,7 @@ def _more_notes(said: Sequence[Answered]) -> Iterable[str]:
 def describe(found: Mapping[str, Any]) -> str:
     """All of it in lines."""
     which = "all rounds" if found["round"] is None else f"round {found['round']}"
-    head = f"{found['workspace']}, {which}: {found['answers']:,} answers by {_plural(len(found['raters']), 'rater')}"
+    head = f"{found['workspace']}, {which}: {found['answers']:,} answers by {counted(len(found['raters']), 'rater')}"
     if not found["answers"]:
         return f"{head}.\nThere is nothing to compare yet.\nNext: hitl round -w {found['workspace']}"
     blocks = [
@@ -133,7 +134,7 @@ def _beyond_chance(found: Mapping[str, Any]) -> Iterable[str]:
         if alpha["reason"]:
             yield f"  {name}: {alpha['reason']}"
             continue
-        shared = f"{_plural(alpha['clusters'], 'task')} with two answers or more"
+        shared = f"{counted(alpha['clusters'], 'task')} with two answers or more"
         yield f"  {name}: α {_number(alpha)}, {shared}"
         kappa = found["kappa"].get(name)
         if kappa is not None and not kappa["reason"]:
@@ -147,7 +148,7 @@ def _together(found: Mapping[str, Any]) -> Iterable[str]:
         yield "  One rater against the others: not known, no two raters preferred an image of the same pair."
     else:
         even = f"; on {ceiling['even']:,} the others were even, which is half right" if ceiling["even"] else ""
-        ties = f"; {_plural(ceiling['ties'], 'tie')} left out" if ceiling["ties"] else ""
+        ties = f"; {counted(ceiling['ties'], 'tie')} left out" if ceiling["ties"] else ""
         share = f"{_percent(ceiling['agreement'])} of {ceiling['agreement']['n']:,} votes{even}{ties}"
         yield f"  One rater says what most of the others say: {share}"
     if again["n"]:
@@ -184,7 +185,7 @@ def _models(models: Sequence[Mapping[str, Any]]) -> Iterable[str]:
         yield "  No images of two models were compared with each other."
     for each in models:
         rate, by = each["rate"], each["by_reliability"]
-        prompts, ties = _plural(rate["clusters"], "prompt"), f"{each['ties']:.0%} ties"
+        prompts, ties = counted(rate["clusters"], "prompt"), f"{each['ties']:.0%} ties"
         more = "" if by is None else f"; by reliability {_percent(by)}"
         yield (
             f"  {each['model']} wins against {each['other']}: {_percent(rate)} of {rate['n']:,} comparisons of "
@@ -197,14 +198,14 @@ def _blind(pairs: Sequence[Mapping[str, Any]]) -> Iterable[str]:
         prompts, raters = each["over_prompts"], each["over_raters"]
         yield (
             f"  {each['model']} wins against {each['other']}: {prompts['mean']:.0%} of "
-            f"{_plural(prompts['n'], 'vote')}, {each['ties']:.0%} ties as halves"
+            f"{counted(prompts['n'], 'vote')}, {each['ties']:.0%} ties as halves"
         )
         if raters["clusters"] > 1:
-            by = f"over {_plural(raters['clusters'], 'rater')}{_brackets(raters['low'], raters['high'], '.0%')}"
+            by = f"over {counted(raters['clusters'], 'rater')}{_brackets(raters['low'], raters['high'], '.0%')}"
         else:
             by = "by one rater, which says nothing of others"
         sure = _brackets(prompts["low"], prompts["high"], ".0%")
-        yield f"    over {_plural(prompts['clusters'], 'prompt')}{sure}, {by}"
+        yield f"    over {counted(prompts['clusters'], 'prompt')}{sure}, {by}"
 
 
 def _row(cells: Sequence[str]) -> str:
@@ -235,7 +236,3 @@ def _percent(found: Mapping[str, Any]) -> str:
 
 def _brackets(low: float, high: float, form: str) -> str:
     return "" if math.isnan(low) else f" [{low:{form}}, {high:{form}}]"
-
-
-def _plural(count: int, what: str) -> str:
-    return f"{count:,} {what}" + ("" if count == 1 else "s")

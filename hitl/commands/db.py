@@ -9,6 +9,7 @@ from data.store import Store
 from data.workspace import Workspace
 from hitl.commands.reading import open_for_reading
 from hitl.core.errors import StoreError
+from hitl.core.words import counted
 
 
 def run(action: str, workspace: Path | None, *, as_json: bool, quick: bool = False) -> None:
@@ -57,4 +58,4 @@ def rebuild(folder: Workspace, as_json: bool) -> None:
 
 def in_words(counts: dict[str, int]) -> str:
     """How many of what a workspace is about."""
-    return ", ".join(f"{counts[table]} {table}" for table in ("prompts", "images", "tasks", "ratings", "raters"))
+    return ", ".join(counted(counts[f"{thing}s"], thing) for thing in ("prompt", "image", "task", "rating", "rater"))

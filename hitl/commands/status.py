@@ -8,6 +8,7 @@ from apps.lost_images import lost_in_words
 from data.lock import holder
 from data.workspace import STAGES, Workspace
 from hitl.commands.reading import ask_hub, open_for_reading
+from hitl.core.words import counted
 from hitl.report.page import plain
 from hitl.rounds import is_finished
 
@@ -42,8 +43,8 @@ def collect(folder: Workspace) -> dict[str, Any]:
 def describe(status: dict[str, Any]) -> str:
     """The same for people."""
     lines = [
-        f"{status['workspace']}: {status['prompts']} prompts, {status['images']} images, "
-        f"{status['ratings']} ratings by {status['raters']} raters"
+        f"{status['workspace']}: {counted(status['prompts'], 'prompt')}, {counted(status['images'], 'image')}, "
+        f"{counted(status['ratings'], 'rating')} by {counted(status['raters'], 'rater')}"
     ]
     for entry in status["rounds"]:
         if entry["finished"]:

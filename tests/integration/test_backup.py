@@ -118,7 +118,7 @@ def test_what_is_restored_is_what_was_backed_up(hitl: Hitl, mine: Workspace, tmp
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     code, out, err = hitl("restore", file, "-w", tmp_path / "new")
     assert (code, err) == (0, "")
-    assert "1 prompts, 6 images, 3 tasks, 5 ratings, 2 raters" in out
+    assert "1 prompt, 6 images, 3 tasks, 5 ratings, 2 raters" in out
     new = Workspace(tmp_path / "new")
     found = contents(new.root)
     images = {f"images/{image.image_id[:2]}/{image.image_id}.png" for image in before["images"]}

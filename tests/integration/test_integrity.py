@@ -136,7 +136,7 @@ def test_a_row_that_was_changed_is_found_and_a_rebuild_mends_it(hitl: Hitl, mine
     assert "hitl db rebuild" in found["hint"]
     code, out, _ = hitl("db", "rebuild")
     assert code == 0
-    assert "1 prompts, 6 images, 3 tasks, 5 ratings, 2 raters" in out
+    assert "1 prompt, 6 images, 3 tasks, 5 ratings, 2 raters" in out
     assert (mine.root / "store.duckdb.before-rebuild").is_file()
     assert "store.duckdb.before-rebuild" in out
     assert differences(hitl) == []
