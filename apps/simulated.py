@@ -111,7 +111,8 @@ class SimulatedRater:
     ) -> dict[str, Any]:
         """The payload of an answer of any kind; images and judgements in the order in which they are shown."""
         if kind.screen == "choose":
-            return {"choice": self.choose(task_id, image_ids, judgements)}
+            seen = [_asked_about(kind.name, judgement) for judgement in judgements]
+            return {"choice": self.choose(task_id, image_ids, seen)}
         if kind.screen == "grade":
             return {"grades": {axis: self._grades(f"{task_id}/{axis}", kind.levels, judgements) for axis in axes}}
         felt = self._impressions(task_id, judgements)
@@ -153,6 +154,13 @@ class SimulatedRater:
     def _rng(self, about: str) -> np.random.Generator:
         digest = hashlib.sha256(f"{self.seed}\n{self.name}\n{about}".encode()).digest()
         return np.random.default_rng(int.from_bytes(digest[:8], "big"))
+
+
+def _asked_about(question: str, judgement: Judgement) -> Judgement:
+    """What of a judgement matters where only one side of a picture is asked about."""
+    if question == "alignment":
+        return Judgement(correctness=judgement.correctness, taste=0.0)
+    return Judgement(correctness=None, taste=judgement.taste) if question == "quality" else judgement
 
 
 def crew(size: int, *, seed: int, taste_weight: float, careless: int = 0, adversarial: int = 0) -> list[SimulatedRater]:

@@ -6,6 +6,8 @@ RATING_KINDS = Registry(
     "rating kind",
     {
         "pairwise": "data.rating_kinds.pairwise:PAIRWISE",
+        "alignment": "data.rating_kinds.pairwise:ALIGNMENT",
+        "quality": "data.rating_kinds.pairwise:QUALITY",
         "ranking": "data.rating_kinds.ranking:RANKING",
         "best": "data.rating_kinds.ranking:BEST",
         "grades": "data.rating_kinds.grades:GRADES",

@@ -32,7 +32,7 @@ from hitl.core.errors import ConfigError, StoreError, WorkspaceError
 FORMAT = 1
 MANIFEST = "manifest.jsonl"
 STORE, JOURNAL = "store.duckdb", "journal.jsonl"
-_FOLDERS = frozenset({"images", "rounds", "fits", "erasures", "imports"})
+_FOLDERS = frozenset({"images", "rounds", "fits", "erasures", "imports", "studies"})
 _PRIVATE = frozenset({STORE, JOURNAL, "session.key", "copies.jsonl"})
 _TEXTS = frozenset({".toml", ".txt", ".csv", ".tsv", ".json", ".jsonl", ".md"})
 """Of files directly in the workspace: the configuration, lists of prompts, notes."""

@@ -20,7 +20,8 @@ from data.task_policies import Candidate, RandomTasks, choose
 from data.win_rates import policy_name
 from data.workspace import Workspace
 
-_FOR_JUDGING = "judging"
+FOR_JUDGING = {"drawn_for": "judging"}
+"""Among the provenance of an image that is there to be judged alone."""
 
 
 def blind_tasks(
@@ -106,10 +107,10 @@ def keep_judged_image(
         round=round,
         width=pixels.shape[2],
         height=pixels.shape[1],
-        provenance={**provenance, "drawn_for": _FOR_JUDGING},
+        provenance={**provenance, **FOR_JUDGING},
     )
 
 
 def is_for_judging(image: Image) -> bool:
     """Whether it is there to be judged alone: no stage learns from it."""
-    return image.provenance.get("drawn_for") == _FOR_JUDGING
+    return image.provenance.items() >= FOR_JUDGING.items()

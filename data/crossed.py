@@ -44,19 +44,28 @@ def crossed_interval(values: np.ndarray, prompts: np.ndarray, raters: np.ndarray
     p, r = int(of_prompt.max()) + 1, int(of_rater.max()) + 1
     by_prompt, by_rater = _variance(away, of_prompt), _variance(away, of_rater)
     if p < 2:
-        variance, freedom = math.nan, 1.0
-    elif r < 2:
-        variance, freedom = by_prompt, p - 1.0
+        variance, freedom = np.array(math.nan), np.array(1.0)
     else:
-        together = by_prompt + by_rater - _variance(away, of_prompt * r + of_rater)
-        variance = max(together, by_prompt, by_rater)
-        if together >= variance > 0:
-            freedom = variance**2 / (by_prompt**2 / (p - 1) + by_rater**2 / (r - 1))
-        else:
-            freedom = p - 1.0 if by_prompt >= by_rater else r - 1.0
+        by_both = _variance(away, of_prompt * r + of_rater)
+        variance, freedom = combined(np.array(by_prompt), np.array(by_rater), by_both, prompts=p, raters=r)
     se = math.sqrt(variance)
     half = float(stdtrit(freedom, 0.975)) * se
     return Crossed(mean=mean, low=mean - half, high=mean + half, se=se, n=n, prompts=p, raters=r)
+
+
+def combined(
+    by_prompt: np.ndarray, by_rater: np.ndarray, by_both: float, *, prompts: int, raters: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The variance of the mean and its degrees of freedom, of those over prompts, over raters and over both together;
+    arrays of one shape. Of one rater it is that over prompts.
+    """
+    if raters < 2:
+        return by_prompt, np.full_like(by_prompt, prompts - 1.0)
+    together, larger = by_prompt + by_rater - by_both, np.maximum(by_prompt, by_rater)
+    parts = by_prompt**2 / (prompts - 1) + by_rater**2 / (raters - 1)
+    alone = np.where(by_prompt >= by_rater, prompts - 1.0, raters - 1.0)
+    freedom = np.divide(together**2, parts, out=np.array(alone), where=(together >= larger) & (parts > 0))
+    return np.maximum(together, larger), freedom
 
 
 def _variance(away: np.ndarray, cluster: np.ndarray) -> float:

@@ -183,6 +183,14 @@ class Questions(FactLog):
         query = f"SELECT {rows.TASK} FROM tasks WHERE $1 IS NULL OR round = $1 ORDER BY position"
         return [rows.task(row) for row in self._rows(query, [round])]
 
+    def study_tasks(self, study: str | None = None) -> list[Task]:
+        """Tasks that ask for a study, or for any, in order of arrival."""
+        query = f"""
+            SELECT {rows.TASK} FROM tasks
+            WHERE study IS NOT NULL AND ($1 IS NULL OR study = $1) ORDER BY position
+        """
+        return [rows.task(row) for row in self._rows(query, [study])]
+
     def task(self, task_id: str) -> Task | None:
         known = self._tasks.get(task_id)
         if known is None:

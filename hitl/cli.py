@@ -330,6 +330,52 @@ def raters_erase(
     _run("raters", action="erase", asked=asked, sure=yes, workspace=workspace, as_json=as_json)
 
 
+study = typer.Typer(no_args_is_help=True, help="Compare two models or folders of pictures, blind, by people.")
+app.add_typer(study, name="study")
+
+
+@study.command("new")
+def study_new(
+    a: Annotated[str, typer.Argument(help="A round's number, reference, a checkpoint, or a folder of pictures.")],
+    b: Annotated[str, typer.Argument(help="The same. What is told is how often B wins.")],
+    prompts: Annotated[
+        str, typer.Option("--prompts", help="A file of prompts. Default: the held-out ones, or the pictures' own.")
+    ] = "held_out",
+    votes: Annotated[int, typer.Option("--votes", help="Votes on each of the two questions.")] = 400,
+    raters: Annotated[int, typer.Option("--raters", help="Raters of each pair.")] = 4,
+    name: Annotated[str, typer.Option("--name", help="Of the study. Default: study-1, study-2 ...")] = "",
+    workspace: WorkspaceOption = None,
+    settings: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Begin a study: draw the pictures, make the tasks, and say what difference so many votes can find."""
+    from hitl.commands.study import new
+    from hitl.commands.study_making import Asked
+
+    asked = Asked(a=a, b=b, prompts=prompts, votes=votes, raters=raters, name=name)
+    new(asked, workspace, settings or [], as_json)
+
+
+@study.command("status")
+def study_status(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """Say how many votes of each study are there."""
+    from hitl.commands.study import status
+
+    status(workspace, as_json)
+
+
+@study.command("result")
+def study_result(
+    name: Annotated[str, typer.Argument(help="The study. Default: the only one.")] = "",
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say which of the two is better on each question, and how sure that is."""
+    from hitl.commands.study import result
+
+    result(name, workspace, as_json)
+
+
 db = typer.Typer(no_args_is_help=True, help="Check the store against its journal, and make it again from it.")
 app.add_typer(db, name="db")
 

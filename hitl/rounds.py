@@ -537,7 +537,11 @@ def _probe(round: Round) -> list[dict[str, str]]:
     """The first round's images, on which the rewards of all rounds can be compared."""
     store = round.hub.store
     texts = {prompt.prompt_id: prompt.text for prompt in store.prompts()}
-    return [{"image_id": image.image_id, "prompt": texts[image.prompt_id]} for image in store.usable_images(1)]
+    return [
+        {"image_id": image.image_id, "prompt": texts[image.prompt_id]}
+        for image in store.usable_images(1)
+        if not is_for_judging(image)
+    ]
 
 
 def _checkpoint(round: Round) -> str:

@@ -1,4 +1,4 @@
-"""Two pictures side by side: left, right, tie, both bad, or skip."""
+"""Two pictures side by side: left, right, tie, both bad, or skip; which is better, fits the text, or looks better."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from hitl.core.errors import ConfigError
 class Pairwise:
     """Payload: `{"choice": "left" | "right" | "tie" | "both_bad" | "skip"}`. Further keys are kept and ignored."""
 
-    name: ClassVar[str] = "pairwise"
+    name: str
     screen: ClassVar[Literal["choose"]] = "choose"
     images: ClassVar[range] = range(2, 3)
     levels: ClassVar[int] = 0
@@ -30,7 +30,8 @@ class Pairwise:
         known = [control.choice for control in self.controls]
         if payload.get("choice") not in known:
             raise ConfigError(
-                f"A pairwise rating has the choice {payload.get('choice')!r}.", hint=f"Send one of: {', '.join(known)}."
+                f"A rating of kind {self.name} has the choice {payload.get('choice')!r}.",
+                hint=f"Send one of: {', '.join(known)}.",
             )
 
     def is_skip(self, payload: Mapping[str, Any]) -> bool:
@@ -63,4 +64,8 @@ class Pairwise:
         return []
 
 
-PAIRWISE = Pairwise()
+PAIRWISE = Pairwise("pairwise")
+ALIGNMENT = Pairwise("alignment")
+"""Asks only which of the two shows the text more exactly."""
+QUALITY = Pairwise("quality")
+"""Asks only which of the two looks better."""
