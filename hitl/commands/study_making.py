@@ -1,13 +1,11 @@
 """Makes a blind study: its pictures, from folders or drawn by the worker, and its tasks."""
 
-import json
 import logging
 import math
 import random
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +33,11 @@ from data.studies import (
     write_study,
 )
 from data.study_results import AGREE, Alike, alike, detectable
-from data.workspace import Workspace, write_atomically
+from data.workspace import Workspace
+from hitl.commands.apart import run_apart
 from hitl.config import RunConfig
 from hitl.core.errors import ConfigError
 from hitl.rounds import Hub, configured_prompts
-from hitl.worker import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -241,30 +239,21 @@ class _Making:
             }
             for key, pairs in wanted.items()
         ]
-        spec = {
-            "stage": "study",
-            "workspace": str(self.folder.root),
-            "round": newest_drawn(self.store),
-            "config": asdict(self.config),
-            "inputs": {"sides": sides},
-            "apart": str(place),
-        }
-        write_atomically(place / "spec.json", json.dumps(spec).encode())
-        worker = Worker()
+        texts = {prompt.prompt_id: prompt for pairs in wanted.values() for prompt, _ in pairs}
+        found: dict[str, dict[tuple[str, int], Image]] = {key: {} for key in wanted}
+        keeper, round = Keeper(self.folder, is_trial=False), newest_drawn(self.store)
         try:
-            worker.run(place / "spec.json", place / "metrics.jsonl", _show)
-            result = json.loads((place / "result.json").read_text())
-            found: dict[str, dict[tuple[str, int], Image]] = {key: {} for key in wanted}
-            texts = {prompt.prompt_id: prompt for pairs in wanted.values() for prompt, _ in pairs}
+            result = run_apart(
+                "study", self.folder, self.config, place, round=round, inputs={"sides": sides}, doing="Drawing images"
+            )
             for row in result["images"]:
-                side, prompt = self.sides[row["side"]], texts[row["prompt_id"]]
+                side = self.sides[row["side"]]
                 told = result["provenance"] | {"checkpoint": side.checkpoint, "seed": row["seed"]}
                 told |= {"index": row["index"]} | ({} if side.round is None else {"policy_round": side.round})
-                kept = Keeper(self.folder, is_trial=False).keep(Picture(path=place / row["file"]))
-                image = self._image(kept.image_id, kept.width, kept.height, prompt, told)
+                kept = keeper.keep(Picture(path=place / row["file"]))
+                image = self._image(kept.image_id, kept.width, kept.height, texts[row["prompt_id"]], told)
                 found[row["side"]][row["prompt_id"], row["index"]] = image
         finally:
-            worker.stop()
             shutil.rmtree(place, ignore_errors=True)
         return {key: [found[key][prompt.prompt_id, index] for prompt, index in pairs] for key, pairs in wanted.items()}
 
@@ -277,9 +266,3 @@ class _Making:
         own.mkdir(parents=True)
         shutil.copyfile(path, own / LORA)
         return str(own)
-
-
-def _show(row: dict[str, Any]) -> None:
-    if sys.stderr.isatty():
-        end = "\n" if row["step"] == row["total"] else ""
-        print(f"\rDrawing images: {row['step']}/{row['total']}", end=end, file=sys.stderr, flush=True)

@@ -18,10 +18,10 @@ from data.integrity import check
 from data.records import Prompt
 from data.store import Store
 from data.workspace import Workspace
-from hitl.commands import study_making
+from hitl.commands import apart
 from hitl.config import load_config
 from hitl.core.live import Live
-from hitl.rounds import Round, _drawn, _probe
+from hitl.rounds import Hub, Round, _drawn, _probe
 from tests.command import Hitl, run_hitl
 from tests.facts import a_rater, a_rating, a_task, everything, fill
 
@@ -251,7 +251,7 @@ class Drawing:
 @pytest.fixture
 def drawing(monkeypatch: pytest.MonkeyPatch) -> type[Drawing]:
     Drawing.specs = []
-    monkeypatch.setattr(study_making, "Worker", Drawing)
+    monkeypatch.setattr(apart, "Worker", Drawing)
     return Drawing
 
 
@@ -332,7 +332,7 @@ def test_a_round_goes_on_beside_a_study_and_learns_from_none_of_it(hitl: Hitl, t
         assert len({task.task_id for task in store.tasks(1)}) == 21
         assert store.progress(1).needed == 1
         config = load_config(workspace.config_path, [])
-        hub = study_making.Hub(workspace=workspace, store=store, config=config)
+        hub = Hub(workspace=workspace, store=store, config=config)
         round = Round(hub=hub, number=1, config=config, prompts=[Prompt.of("a green heart")])
         own = {image.image_id for image in store.images(1) if not is_for_judging(image)}
         assert len(own) == 2
