@@ -90,3 +90,10 @@ def interval(values: np.ndarray, clusters: np.ndarray, *, seed: int, weights: np
         wider = quantile / float(ndtri(0.975)) * inflation
         low, high = wider * (found.mean - found.low), wider * (found.high - found.mean)
     return replace(found, low=found.mean - low, high=found.mean + high)
+
+
+def share_interval(values: np.ndarray, clusters: np.ndarray, *, seed: int) -> Interval:
+    """The same of a share: its ends are no less than 0 and no more than 1, as it is itself."""
+    found = interval(values, clusters, seed=seed)
+    low, high = np.clip([found.low, found.high], 0.0, 1.0)  # nan stays nan
+    return replace(found, low=float(low), high=float(high))

@@ -9,7 +9,7 @@ from scipy.special import stdtrit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crossed:
-    """A mean with its 95 % interval over prompts and raters, and how many there were."""
+    """A share with its 95 % interval over prompts and raters, and how many there were."""
 
     mean: float
     low: float
@@ -26,7 +26,7 @@ class Crossed:
 
 
 def crossed_interval(values: np.ndarray, prompts: np.ndarray, raters: np.ndarray) -> Crossed:
-    """95 % interval of the mean of `values`, float (n,), each of a prompt and a rater, names (n,).
+    """95 % interval, within 0 and 1, of the mean of `values`, float (n,), each of a prompt and a rater, names (n,).
 
     The variance is that over prompts plus that over raters less that of both together (Cameron, Gelbach and Miller
     2011, "Robust inference with multiway clustering"), each from the sums of what its clusters are away from the mean,
@@ -50,7 +50,8 @@ def crossed_interval(values: np.ndarray, prompts: np.ndarray, raters: np.ndarray
         variance, freedom = combined(np.array(by_prompt), np.array(by_rater), by_both, prompts=p, raters=r)
     se = math.sqrt(variance)
     half = float(stdtrit(freedom, 0.975)) * se
-    return Crossed(mean=mean, low=mean - half, high=mean + half, se=se, n=n, prompts=p, raters=r)
+    low, high = np.clip([mean - half, mean + half], 0.0, 1.0)  # nan stays nan
+    return Crossed(mean=mean, low=float(low), high=float(high), se=se, n=n, prompts=p, raters=r)
 
 
 def combined(

@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from scipy.special import ndtr, stdtrit
 from scipy.stats import binomtest
 
-from data.bootstrap import LEAST_CLUSTERS, Interval, interval
+from data.bootstrap import LEAST_CLUSTERS, Interval, share_interval
 from data.crossed import Crossed, combined, crossed_interval
 from data.records import Judgement
 
@@ -81,8 +81,8 @@ def _answer(question: str, votes: Sequence[Judgement], seed: int) -> Answer:
         model=votes[0].model,
         other=votes[0].other,
         share=share,
-        over_prompts=interval(credit, prompts, seed=seed),
-        over_raters=interval(credit, raters, seed=seed),
+        over_prompts=share_interval(credit, prompts, seed=seed),
+        over_raters=share_interval(credit, raters, seed=seed),
         by_rater=by_rater,
         mean_of_raters=float(shares.mean()),
         sd_of_raters=float(shares.std(ddof=1)) if len(shares) > 1 else math.nan,

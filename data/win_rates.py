@@ -9,7 +9,7 @@ from itertools import combinations
 
 import numpy as np
 
-from data.bootstrap import Interval, interval
+from data.bootstrap import Interval, interval, share_interval
 from data.records import Image, Judgement
 from data.votes import Item, Votes
 
@@ -56,8 +56,8 @@ def blind_win_rates(judgements: Iterable[Judgement], *, seed: int = 0) -> list[B
             BlindWinRate(
                 model=model,
                 other=other,
-                over_prompts=interval(credit, prompts, seed=seed),
-                over_raters=interval(credit, raters, seed=seed),
+                over_prompts=share_interval(credit, prompts, seed=seed),
+                over_raters=share_interval(credit, raters, seed=seed),
                 ties=sum(each.outcome == "tie" for each in votes) / len(votes),
             )
         )

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image as Picture
 
 from apps.server import build_server, serve
-from apps.simulated import SimulatedRater, crew, run
+from apps.simulated import SimulatedRater, crew, look, run
 from data.records import Image, Prompt, Rater, Task
 from data.store import Store
 from data.workspace import Workspace
@@ -107,6 +107,43 @@ def test_a_crew_rates_a_round_in_turns_and_survives_being_stopped(hub: tuple[str
     assert [r.rating_id for r in ratings] == [by_name[names[r.rater_id]].rating_id(r.task_id) for r in ratings]
     comparisons = sorted(store.comparisons(round=1), key=lambda comparison: comparison.task_id)
     assert [comparison.outcome for comparison in comparisons] == ["b", "a"] * (PAIRS // 2)
+
+
+def test_a_crew_answers_blind_comparisons_and_then_a_study(hub: tuple[str, Store, Live, Workspace]) -> None:
+    """A red circle was asked for. The study asks both questions of one pair: the circle shows the text, and which looks
+    better is taste alone.
+    """
+    url, store, live, _ = hub
+    first = store.tasks(1)[0]
+    blind = replace(first, task_id="t00 blind", purpose="judge", models=("one", "other"))
+    study = [
+        replace(blind, task_id=f"s {kind}", kind=kind, study="which", overlap=2) for kind in ("alignment", "quality")
+    ]
+    store.add_tasks([blind, *study, replace(first, task_id="t last")])
+    raters = [replace(rater, side_bias=0.0) for rater in crew(2, seed=5, taste_weight=0.5)]
+    rate_until(url, store, live, raters, PAIRS + 1)
+    assert [each.outcome for each in store.judgements(1)] == ["b"]
+    assert store.progress(1).needed == PAIRS + 1
+    live.enter("train", "Training", round=1, rounds=1)
+    stop = threading.Event()
+    worker = threading.Thread(target=run, args=(url, raters, stop), kwargs={"poll_s": 0.02})
+    worker.start()
+    for _ in range(1000):
+        if len(store.judgements(study="which")) == 4:
+            break
+        threading.Event().wait(0.01)
+    stop.set()
+    worker.join(60)
+    said = store.judgements(study="which")
+    assert [(each.kind, each.outcome) for each in said[:2]] == [("alignment", "b")] * 2
+    assert len({each.rater_id for each in said}) == 2
+    judged = [look(store_image(hub, image_id), "a red circle").taste for image_id in first.image_ids]
+    better = "a" if judged[0] > judged[1] else "b"
+    assert [(each.kind, each.outcome) for each in said[2:]] == [("quality", better)] * 2
+
+
+def store_image(hub: tuple[str, Store, Live, Workspace], image_id: str) -> bytes:
+    return hub[3].image_path(image_id).read_bytes()
 
 
 @pytest.mark.slow

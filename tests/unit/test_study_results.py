@@ -90,7 +90,7 @@ def test_the_verdict_is_that_of_the_interval(wins: int, verdict: str):
 def test_with_every_prompt_rated_by_everybody_it_is_the_analysis_of_variance():
     """A balanced table: the variance over prompts is MS(prompts) / n, over raters MS(raters) / n, by scipy's F."""
     rng = np.random.default_rng(3)
-    table = rng.normal(size=(12, 1)) + rng.normal(size=(1, 6)) + 0.5 * rng.normal(size=(12, 6))
+    table = 0.5 + (rng.normal(size=(12, 1)) + rng.normal(size=(1, 6)) + 0.5 * rng.normal(size=(12, 6))) / 20
     prompts, raters = (grid.ravel() for grid in np.meshgrid(np.arange(12), np.arange(6), indexing="ij"))
     found = crossed_interval(table.ravel(), prompts, raters)
     of_prompts, of_raters = (table.mean(axis).var(ddof=1) / table.shape[1 - axis] for axis in (1, 0))
@@ -115,7 +115,8 @@ def test_one_rater_leaves_the_interval_over_prompts_and_one_prompt_none():
     values, names = np.array([1.0, 0.0, 1.0]), np.array(["p", "q", "s"])
     found = crossed_interval(values, names, np.array(["ann"] * 3))
     low, high = stats.t.interval(0.95, 2, loc=2 / 3, scale=stats.sem(values))
-    assert (found.low, found.high) == pytest.approx((low, high))
+    assert (found.low, found.high) == (0.0, 1.0)  # a share reaches no further
+    assert found.se * (stats.t.ppf(0.975, 2) * 2) == pytest.approx(high - low)
     assert math.isnan(crossed_interval(values, np.array(["p"] * 3), names).high)
     assert math.isnan(crossed_interval(np.empty(0), np.empty(0), np.empty(0)).mean)
 
