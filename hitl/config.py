@@ -33,6 +33,9 @@ from rl.config import SampleConfig, TrainConfig
 CLIP_HEAD = "clip_head"
 """Name of the reward that a round fits on the ratings."""
 
+GOLD = "gold"
+"""Name of the guard's judge that knows what the starter's prompts ask for."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProjectConfig:
@@ -240,6 +243,40 @@ class SimulatedConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GuardConfig:
+    """What ends a round's training early, and which of its policies is kept (docs/guards.md)."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    on: bool = True
+    """Look at pictures of held-out prompts while training, stop when independent judges like them less than before
+    beyond noise, and keep the best policy by those judges. Off: train all epochs and keep the last."""
+    every: int = 5
+    """Epochs between two looks; the last epoch has one, too."""
+    prompts: int = 32
+    """Held-out prompts of a look, of all tasks evenly. With fewer than 5 nothing is concluded."""
+    images_per_prompt: int = 2
+    """Of each prompt, from seeds that evaluation does not use. Diversity needs 2."""
+    judges: tuple[str, ...] = ()
+    """Who judges a look: names of rewards that training does not climb, or `gold`: on the starter's prompts the
+    verifier's score plus simulated.taste_weight times the taste. Of several the mean counts. Empty: `gold` where all
+    prompts are of the starter's world, else clip_score with the backbone of [fit]."""
+    min_diversity: float = 0.5
+    """Stop when pictures of one prompt differ clearly less than this share of what the reference's do; 0: never."""
+    kl_budget: float = 0.0
+    """Stop when a look finds the policy further than this from the reference, in nats over the trained steps; 0: not
+    measured, which spares a fifth of a look."""
+    on_stop: str = "end"
+    """After a round whose training was stopped: `end` begins no further round by itself, `go_on` does."""
+
+    def __post_init__(self) -> None:
+        _at_least(1, "guard", self, "every", "prompts", "images_per_prompt")
+        _at_least(0, "guard", self, "kl_budget")
+        _between(0, 1, "guard", self, "min_diversity")
+        _one_of(("end", "go_on"), "guard.on_stop", self.on_stop)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateConfig:
     """How a round is judged."""
 
@@ -338,6 +375,7 @@ class RunConfig:
     the round's drawn images."""
     reward_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Settings of these rewards, a table each, such as [reward_settings.jpeg_size] with quality = 80."""
+    guard: GuardConfig = field(default_factory=GuardConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     server: ServerConfig = field(default_factory=ServerConfig)
     export: ExportConfig = field(default_factory=ExportConfig)
@@ -393,6 +431,7 @@ def parse_config(tree: dict[str, Any]) -> RunConfig:
             hint=f"Mend it in hitl.toml, or with --set {dotted}=VALUE.",
         ) from error
     _require_known_rewards(config)
+    _require_independent_judges(config)
     if config.draw.images_per_prompt < config.rate.images_per_task:
         raise ConfigError(
             f"draw.images_per_prompt is {config.draw.images_per_prompt}, but rate.kind = {config.rate.kind!r} shows "
@@ -497,6 +536,19 @@ def _require_known_rewards(config: RunConfig) -> None:
         raise ConfigError(
             f"The weights of [reward] are {config.reward}.", hint="Use finite numbers, of which one is not 0."
         )
+
+
+def _require_independent_judges(config: RunConfig) -> None:
+    """Raise a ConfigError for a judge of the guard that nobody knows, or that training climbs."""
+    known = [GOLD, *(name for name in REWARDS.names() if name != CLIP_HEAD)]
+    for name in config.guard.judges:
+        if name not in known:
+            raise ConfigError(f"There is no judge {name!r} for guard.judges.", hint=closest(name, known))
+        if config.reward.get(name):
+            raise ConfigError(
+                f"guard.judges has {name!r}, which training climbs: its weight in [reward] is {config.reward[name]}.",
+                hint="Choose a judge that is not in [reward].",
+            )
 
 
 def _one_of(known: Sequence[str], name: str, value: str) -> None:

@@ -101,9 +101,23 @@ def run_rounds(hub: Hub, count: int) -> list[int]:
     for number in range(first, first + count):
         last = first + count - 1
         hub.live.enter("draw", "Getting ready", round=number, rounds=last)
-        advance(_begin(hub, number))
+        round = _begin(hub, number)
+        advance(round)
+        if number < last and round.config.guard.on_stop == "end" and stopped_by_guard(hub.workspace, number):
+            hub.live.enter("finished", f"Round {number}'s training was stopped; the rounds after it are not begun")
+            return list(range(first, number + 1))
     hub.live.enter("finished", "All rounds are done")
     return list(range(first, first + count))
+
+
+def guard_says(workspace: Workspace, number: int) -> str:
+    """Why the round's training was stopped, or another policy than its last one kept; empty where neither was."""
+    return ((workspace.manifest(number, "train") or {}).get("guard") or {}).get("words", "")
+
+
+def stopped_by_guard(workspace: Workspace, number: int) -> bool:
+    """Whether the round's training was ended early, or at its last look would have been."""
+    return bool(((workspace.manifest(number, "train") or {}).get("guard") or {}).get("reason"))
 
 
 def advance(round: Round) -> None:
@@ -369,7 +383,10 @@ def train_policy(round: Round) -> dict[str, Any]:
     hub = round.hub
     hub.live.enter("train", "Training the image model", total=round.config.train.epochs)
     prompts = [asdict(prompt) for prompt in round.trained_on]
-    return _work(round, "train", prompts=prompts, drawn=_drawn(round), snapshot=_snapshot(round))
+    held_out = [asdict(prompt) for prompt in round.prompts if prompt.split == "held_out"]
+    for row in _unread_metrics(round, "guard"):
+        _keep_metrics(round, row)
+    return _work(round, "train", prompts=prompts, held_out=held_out, drawn=_drawn(round), snapshot=_snapshot(round))
 
 
 def evaluate_policy(round: Round) -> dict[str, Any]:
@@ -479,7 +496,7 @@ def _work(round: Round, name: str, **inputs: Any) -> dict[str, Any]:
     write_atomically(folder / "spec.json", json.dumps(spec).encode())
     metrics = hub.workspace.round_dir(round.number) / "metrics.jsonl"
     launcher = round.config.train.launcher if name == "train" else ""
-    for row in _unread_metrics(round, name, metrics):
+    for row in _unread_metrics(round, name):
         _keep_metrics(round, row)
 
     def on_progress(row: dict[str, Any]) -> None:
@@ -501,8 +518,9 @@ def _keep_metrics(round: Round, row: dict[str, Any]) -> None:
         round.hub.store.add_metrics(round.number, row["stage"], values)
 
 
-def _unread_metrics(round: Round, name: str, path: Path) -> list[dict[str, Any]]:
+def _unread_metrics(round: Round, name: str) -> list[dict[str, Any]]:
     """What a worker reported of this stage to a hub that was killed before it read it."""
+    path = round.hub.workspace.round_dir(round.number) / "metrics.jsonl"
     known = {metric.step for metric in round.hub.store.metrics(round.number, name)}
     latest = {row["step"]: row for row in read_report(path) if row["stage"] == name}
     return [row for step, row in latest.items() if step not in known]

@@ -1,6 +1,6 @@
 """Several processes that learn as one: what each of them draws, and what is summed over all. One is the usual case."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +72,15 @@ class Ranks:
             worst = max(every, key=lambda found: found[_WORST])
             combined |= {name: value for name, value in worst.items() if name.startswith("first_pass")}
         return combined
+
+    def first(self, answer: Callable[[], bool]) -> bool:
+        """What the first process answers, which alone is asked."""
+        told = answer() if not self.rank else False
+        if self.count == 1:
+            return told
+        every: list[Any] = [None] * self.count
+        dist.all_gather_object(every, told)
+        return bool(every[0])
 
     def wait(self) -> None:
         """Until all are here."""

@@ -3,13 +3,14 @@
 import io
 import logging
 import math
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from data.workspace import write_atomically
+from data.workspace import replacing, write_atomically
 from hitl.core.errors import ConfigError, TrainingError
 from rl.compilation import compile_on_trial
 from rl.config import SampleConfig, TrainConfig
@@ -142,6 +143,14 @@ class TrainingState:
         buffer = io.BytesIO()  # on a full disk torch itself would fail with a RuntimeError about its zip file
         torch.save(state, buffer)
         write_atomically(self.path, buffer.getbuffer())  # of all weights' optimiser it has gigabytes
+
+    def go_back(self, path: Path) -> None:
+        """Become an earlier state of this training, which was kept at `path`; it then is the one to go on from."""
+        if self.ranks.rank:
+            return
+        with path.open("rb") as source, replacing(self.path) as file:
+            shutil.copyfileobj(source, file)
+        self._restore()
 
     def _restore(self) -> None:
         state = torch.load(self.path, weights_only=True, map_location=self.family.device)

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
@@ -26,6 +27,22 @@ from rl.state import TrainingState
 
 logger = logging.getLogger(__name__)
 
+
+@runtime_checkable
+class Watch(Protocol):
+    """Somebody who looks at the policy between epochs, judges it by what this package knows nothing of, and may end
+    the training. Of several processes the first alone asks. Looks leave no trace in what a training draws."""
+
+    def look(self, epoch: int) -> bool:
+        """The family holds the policy of so many epochs, whose state is in `folder/state.pt`. True: end here. A run
+        that goes on after a kill asks again for the epoch it goes on from."""
+        ...
+
+    def kept(self) -> Path | None:
+        """Asked once at the end: a copy of the state to end with; None for the last."""
+        ...
+
+
 Reward = Callable[[UInt8[Tensor, "batch 3 height width"], Sequence[str]], Float[Tensor, "batch"]]
 
 
@@ -42,6 +59,7 @@ def train(
     tasks: Sequence[str] | None = None,
     start_from: Path | None = None,
     on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, metrics: None,
+    watch: Watch | None = None,
 ) -> None:
     """Train the policy for `config.epochs` epochs, or go on from `folder/state.pt`; ends with the policy in `folder`.
 
@@ -51,6 +69,7 @@ def train(
         tasks: the task of each prompt. Each task is then visited equally often, however many prompts it has.
         start_from: folder of the policy to go on from (the last round's); None starts at the reference.
         on_epoch: told the number of finished epochs and the last one's metrics.
+        watch: looks at the policy before the first epoch and after each.
 
     Raises:
         TrainingError: the policy ratio is not 1 on the first pass over fresh samples, the reward does not give one
@@ -76,6 +95,8 @@ def train(
     if isinstance(algorithm, PolicyGradient):
         _say_untrained_steps(family, sample)
     for epoch in range(run.epoch, config.epochs):
+        if _is_ended(run, watch, epoch):
+            break
         started = time.monotonic()
         chosen = _choose(by_task, config.prompts_per_epoch, place, epoch)
         here = (*place, epoch)
@@ -107,9 +128,9 @@ def train(
             "reward_std_within_prompt": float(scores.std(dim=1).mean()),
         }
         _finish_epoch(run, epoch + 1, metrics, on_epoch)
-    if not ranks.rank:
-        family.save_policy(folder)
-    ranks.wait()
+    else:
+        _is_ended(run, watch, config.epochs)
+    _end(run, watch, folder)
 
 
 def train_on_comparisons(
@@ -124,6 +145,7 @@ def train_on_comparisons(
     place: tuple[object, ...],
     start_from: Path | None = None,
     on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, metrics: None,
+    watch: Watch | None = None,
 ) -> None:
     """The same for an algorithm that needs no reward: epochs of comparisons instead of fresh images.
 
@@ -137,13 +159,15 @@ def train_on_comparisons(
     run = TrainingState.start(family, config, sample, folder, place, start_from)
     run.try_compiling(config, sample)
     for epoch in range(run.epoch, config.epochs):
+        if _is_ended(run, watch, epoch):
+            break
         started = time.monotonic()
         metrics = preferences.update(run, algorithm, compared, traces, config, (*place, epoch))
         metrics["seconds_update"] = time.monotonic() - started
         _finish_epoch(run, epoch + 1, metrics, on_epoch)
-    if not run.ranks.rank:
-        family.save_policy(folder)
-    run.ranks.wait()
+    else:
+        _is_ended(run, watch, config.epochs)
+    _end(run, watch, folder)
 
 
 def _finish_epoch(
@@ -155,6 +179,24 @@ def _finish_epoch(
     if not run.ranks.rank:  # before the state: a kill between the two repeats the epoch and tells it again
         on_epoch(epoch, metrics)
     run.save(epoch)
+
+
+def _is_ended(run: TrainingState, watch: Watch | None, epoch: int) -> bool:
+    """Whether who watches ends the training after so many epochs."""
+    if watch is None:
+        return False
+    if not run.path.exists():
+        run.save(epoch)  # at the start, to have that to go back to as well
+    return run.ranks.first(lambda: watch.look(epoch))
+
+
+def _end(run: TrainingState, watch: Watch | None, folder: Path) -> None:
+    """Put the last policy into the folder, or the one that who watches keeps."""
+    if not run.ranks.rank:
+        if watch is not None and (kept := watch.kept()) is not None:
+            run.go_back(kept)
+        run.family.save_policy(folder)
+    run.ranks.wait()
 
 
 def _require_even_shares(config: TrainConfig, ranks: Ranks) -> None:

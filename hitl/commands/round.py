@@ -15,7 +15,7 @@ from apps.simulated import run as rate
 from hitl.commands.hub import Served, running_hub
 from hitl.commands.progress import Display
 from hitl.core.errors import ConfigError
-from hitl.rounds import Hub, run_rounds
+from hitl.rounds import Hub, guard_says, run_rounds
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 _FAREWELL_S = 3.0
@@ -54,7 +54,12 @@ def run(count: int, raters: str, after: str, workspace: Path | None, settings: l
         if not simulated:
             time.sleep(_FAREWELL_S)
     done = f"Round {numbers[0]} is" if len(numbers) == 1 else f"Rounds {numbers[0]} to {numbers[-1]} are"
+    for number in numbers:
+        if words := guard_says(served.hub.workspace, number):
+            print(f"Round {number}: {words}")
     print(f"{done} done. Report: {reports}")
+    if len(numbers) < count:
+        print(f"The other {count - len(numbers)} were not begun (guard.on_stop). Look at the pictures, then decide.")
     if simulated:
         print(f"Now rate yourself: hitl round -w {served.hub.workspace.root}")
 

@@ -10,7 +10,7 @@ from data.workspace import STAGES, Workspace
 from hitl.commands.reading import ask_hub, open_for_reading
 from hitl.core.words import counted
 from hitl.report.page import plain
-from hitl.rounds import is_finished
+from hitl.rounds import guard_says, is_finished
 
 
 def run(workspace: Path | None, as_json: bool) -> None:
@@ -51,6 +51,8 @@ def describe(status: dict[str, Any]) -> str:
             lines.append(f"round {entry['number']}: done, {_results(entry)}")
         else:
             lines.append(f"round {entry['number']}: next is {entry['next_stage']}")
+        if entry["guard"]:
+            lines.append(f"  {entry['guard']}")
     if status["lost"]:
         lines.append(status["lost"])
     if hub := status["hub"]:
@@ -69,6 +71,7 @@ def _round(folder: Workspace, number: int) -> dict[str, Any]:
         "done_stages": done,
         "next_stage": next((stage for stage in STAGES if stage not in done), "report"),
         "results": None,
+        "guard": guard_says(folder, number),
     }
     manifest = folder.manifest(number, "evaluate")
     if manifest is not None:

@@ -32,6 +32,8 @@ def write_report(workspace: Workspace, number: int) -> Path:
     bias = _bias(latest)
     verdict = words.verdict(judged, number)
     answers = words.story(judged, latest.best_of, bias, number - 1)
+    if told := (latest.manifests.get("train", {}).get("guard") or {}).get("words"):
+        answers.append(words.Answer(question="Did the guard step in?", sentences=(str(told),)))
     missing = [*_gaps(rounds, number), *latest.missing]
     origin = provenance(rounds)
     shown = {

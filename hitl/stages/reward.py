@@ -59,7 +59,7 @@ def training_reward(stage: Stage, desk: Desk) -> ClipHead | WeightedSum:
         )
     terms = []
     for name, weight in wanted["reward"].items():
-        reward = _fitted(stage, desk) if name == CLIP_HEAD else _load(name, stage.config, desk)
+        reward = fitted_reward(stage, desk) if name == CLIP_HEAD else _load(name, stage.config, desk)
         terms.append(Term(name=name, reward=reward, weight=weight))
     if not ranks.rank and (changed or not path.exists()):
         # Kept, not measured again: a service may judge an image otherwise when the training goes on.
@@ -102,7 +102,8 @@ def _load(name: str, config: RunConfig, desk: Desk) -> Any:
     return load_reward(name, config.reward_settings.get(name, {}), device=desk.device(config))
 
 
-def _fitted(stage: Stage, desk: Desk) -> ClipHead:
+def fitted_reward(stage: Stage, desk: Desk) -> ClipHead:
+    """The reward model that this round fitted."""
     return ClipHead.load(
         stage.workspace.stage_dir(stage.round, "fit") / "reward",
         device=desk.device(stage.config),

@@ -138,9 +138,9 @@ class Stage:
                 )
         return policy
 
-    def report(self, step: int, total: int, **metrics: float) -> None:
-        """Append one line of progress; the hub follows the file."""
-        row = {"stage": self.name, "step": step, "total": total, "metrics": metrics, "time": time.time()}
+    def report(self, step: int, total: int, name: str = "", /, **metrics: float) -> None:
+        """Append one line of progress, of the stage or of something in it that has a name; the hub follows the file."""
+        row = {"stage": name or self.name, "step": step, "total": total, "metrics": metrics, "time": time.time()}
         with ((self.apart or self.workspace.round_dir(self.round)) / "metrics.jsonl").open("a+b") as file:
             file.seek(0, io.SEEK_END)
             if file.tell():

@@ -10,8 +10,9 @@ from data.checkpoints import sha256_of_weights
 from data.workspace import write_atomically
 from hitl.config import CLIP_HEAD
 from hitl.core.errors import NotEnoughRatings
+from hitl.stages.guard import make_guard
 from hitl.stages.model_card import model_card
-from hitl.stages.reward import training_reward
+from hitl.stages.reward import fitted_reward, training_reward
 from hitl.stages.stage import Desk, Stage, device_name, read_images, versions
 from reward_models.answers import answers_from_rows, compared, read_snapshot, things_of
 from rl.algorithms.best_of_n import BestOfN
@@ -35,8 +36,10 @@ def run(stage: Stage, desk: Desk) -> None:
     def on_epoch(epoch: int, metrics: dict[str, float]) -> None:
         stage.report(epoch, config.train.epochs, **metrics)
 
+    guard = None
     if isinstance(algorithm, Preference):
         pairs, traces = comparisons_of(stage, family, algorithm, start_from)
+        guard = make_guard(stage, desk, family, fitted_reward(stage, desk))
         train_on_comparisons(
             family,
             algorithm,
@@ -48,9 +51,12 @@ def run(stage: Stage, desk: Desk) -> None:
             place=stage.place,
             start_from=start_from,
             on_epoch=on_epoch,
+            watch=guard,
         )
     else:
         reward = training_reward(stage, desk)
+        if not isinstance(algorithm, BestOfN):
+            guard = make_guard(stage, desk, family, reward)
         prompts = stage.inputs["prompts"]
         train(
             family,
@@ -64,20 +70,27 @@ def run(stage: Stage, desk: Desk) -> None:
             tasks=[prompt["task"] for prompt in prompts] if config.train.balance_tasks else None,
             start_from=start_from,
             on_epoch=on_epoch,
+            watch=guard,
         )
     if Ranks.here().rank:  # the first process writes for all
         return
     origin = _origin(stage, desk, algorithm)
     write_atomically(policy / "policy.json", json.dumps({"round": stage.round} | origin, indent=2).encode())
     write_atomically(policy / "README.md", model_card(stage, family).encode())
+    seen = guard.result() if guard is not None else None
+    is_stopped = seen is not None and bool(seen["reason"])
+    epochs = seen["epoch"] if seen is not None and is_stopped else config.train.epochs
     stage.finish(
         {
-            "epochs": config.train.epochs,
-            "images": 0 if isinstance(algorithm, Preference | BestOfN) else _images(config.train),
+            "epochs": epochs,
+            "images": 0 if isinstance(algorithm, Preference | BestOfN) else _images(config.train, epochs),
             "checkpoint": sha256_of_weights(policy),
             "origin": origin,
+            "guard": seen,
         }
     )
+    if guard is not None:
+        guard.tidy()
 
 
 def _origin(stage: Stage, desk: Desk, algorithm: Algorithm) -> dict[str, Any]:
@@ -99,9 +112,9 @@ def _origin(stage: Stage, desk: Desk, algorithm: Algorithm) -> dict[str, Any]:
     }
 
 
-def _images(config: TrainConfig) -> int:
+def _images(config: TrainConfig, epochs: int) -> int:
     """Drawn while training."""
-    return config.epochs * config.prompts_per_epoch * config.images_per_prompt
+    return epochs * config.prompts_per_epoch * config.images_per_prompt
 
 
 def comparisons_of(

@@ -459,6 +459,16 @@ def test_what_was_trained_on_is_told_where_it_is_not_the_fitted_reward_alone(wor
     assert told == "1 × clip_head, -0.1 × jpeg_size, the fitted one less 2 of its standard deviations"
 
 
+def test_what_the_guard_did_is_in_the_story(workspace: Workspace):
+    write_round(workspace, 1, make_scores("same"))
+    assert "Did the guard step in?" not in built(workspace, 1)[1]["story"]
+    words = "Training was stopped after epoch 5 of 50: gold fell. Kept is the one it started from."
+    workspace.write_manifest(1, "train", (workspace.manifest(1, "train") or {}) | {"guard": {"words": words}})
+    page, facts = built(workspace, 1)
+    assert facts["story"]["Did the guard step in?"] == [words]
+    assert words in page.text
+
+
 def test_a_reward_model_at_chance_is_warned_of(workspace: Workspace):
     folder = write_round(workspace, 1, make_scores("better", prompts=2))
     manifest = json.loads((folder / "fit" / "manifest.json").read_text())

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from data.records import FINISHED, Prompt, Task
 from data.store import Store
 from data.workspace import STAGES, Workspace
 from hitl import rounds
+from hitl.commands import status
 from hitl.config import load_config
 from hitl.core.errors import ConfigError, NotEnoughRatings, RewardAtChance
 from hitl.rounds import Hub, Round, advance, gather_ratings, make_tasks, run_rounds
@@ -332,9 +334,53 @@ def test_metrics_that_a_killed_hub_did_not_read_are_read_by_the_next(hub: Hub):
     rows.insert(1, {"stage": "draw", "step": 9, "total": 9, "metrics": {}})
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows) + '{"stage": "tra')
     rounds._keep_metrics(round, rows[0])
-    unread = rounds._unread_metrics(round, "train", path)
+    unread = rounds._unread_metrics(round, "train")
     assert [row["step"] for row in unread] == [2, 3]
     for row in unread:
         rounds._keep_metrics(round, row)
     assert [(each.step, each.value) for each in hub.store.metrics(1, "train")] == [(1, 0.25), (2, 0.5), (3, 0.75)]
-    assert rounds._unread_metrics(round, "train", path) == []
+    assert rounds._unread_metrics(round, "train") == []
+
+
+# -- when the guard has stopped a training ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("on_stop", "done"), [("end", [1, 2]), ("go_on", [1, 2, 3])])
+def test_after_a_training_that_was_stopped_no_further_round_begins_unless_asked_to(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, on_stop: str, done: list[int]
+):
+    """Of three rounds the second's training is stopped. Asked for again, the third is begun: a person decided."""
+    monkeypatch.setattr(rounds, "configured_prompts", lambda hub, config: [])
+    monkeypatch.setattr(rounds, "build_report", report := _Report(hub.workspace))
+    told = {"words": "Training was stopped after epoch 5 of 50: gold fell.", "reason": "hacking"}
+
+    def nothing(_: Round) -> dict[str, Any]:
+        return {"summary": {"gains": {}}}
+
+    def stopped_in_the_second(round: Round) -> dict[str, Any]:
+        return {"guard": told if round.number == 2 else None}
+
+    for stage in STAGES:
+        monkeypatch.setitem(rounds.STAGES, stage, stopped_in_the_second if stage == "train" else nothing)
+    hub.config = replace(hub.config, guard=replace(hub.config.guard, on_stop=on_stop))
+    assert run_rounds(hub, 3) == done == report.made
+    assert [rounds.guard_says(hub.workspace, number) for number in (1, 2, 3)] == ["", told["words"], ""]
+    entry = status._round(hub.workspace, 2)
+    assert status.describe(NOTHING | {"rounds": [entry]}).splitlines()[1:] == ["round 2: done, ", f"  {told['words']}"]
+    if on_stop == "end":
+        assert hub.live.view().message == "Round 2's training was stopped; the rounds after it are not begun"
+        assert run_rounds(hub, 1) == [3]
+
+
+NOTHING = dict.fromkeys(("workspace", "prompts", "images", "ratings", "raters", "lost", "hub"), "")
+"""What `hitl status` says beside the rounds."""
+
+
+class _Report:
+    def __init__(self, workspace: Workspace) -> None:
+        self.made: list[int] = []
+        self._workspace = workspace
+
+    def __call__(self, workspace: Workspace, number: int) -> None:
+        self.made.append(number)
+        (workspace.round_dir(number) / "report.html").write_text("")
