@@ -2,10 +2,10 @@
 
     python -m benchmarks.guard --work workspace/guard --hacked 40 --healthy 40 --out benchmarks/results/guard.json
 
-**Real**: short trainings of the starter, DPOK for 3 epochs with 6 steps, against a reward model fitted on ratings by the
-simulated raters' own utility. `few` has 12 to 20 ratings; of `noisy` 40 % of 96 are turned round; of `adversarial` all
-96 are; these three are trained without KL, at three times the usual rate, on 12 prompts of 8 images each epoch.
-`healthy` has 400 ratings as they are, the usual rate and KL, and 8 prompts of 4 images. None is guarded. Each run has
+**Real**: short trainings of the starter, 3 epochs with 5 steps, against a reward model fitted on ratings by
+the simulated raters' own utility. `few` has 12 to 20 ratings; of `noisy` 40 % of 96 are turned round; of `adversarial`
+all 96 are; these three are trained without KL (`ddpo_is`), at twice the usual rate, twice on each epoch's 8 prompts of 8 images.
+`healthy` has 400 ratings as they are and is trained by `dpok`, at the usual rate on 8 prompts of 4 images. None is guarded. Each run has
 seeds of its own, a look of 32 held-out prompts and 2 pictures after each epoch, and in the end a measurement of 4 other
 pictures of each of all held-out prompts. By that a run is *over-optimised* when learned reward and gold moved clearly,
 up and down (95 % intervals over prompts); and a `healthy` one counts as healthy unless gold clearly fell. The rule is
@@ -41,6 +41,7 @@ from hitl.stages.guard import Gold, evenly
 from reward_models.config import RewardFitConfig
 from reward_models.fit import fit_reward, load_backbone
 from reward_models.rewards.clip_head import ClipHead
+from rl.algorithms.ddpo import DdpoIs
 from rl.algorithms.dpok import Dpok
 from rl.config import SampleConfig, TrainConfig
 from rl.families.family import Family
@@ -49,10 +50,10 @@ from rl.rollout import draw
 from rl.train import train
 
 KINDS = ("few", "noisy", "adversarial", "healthy")
-STEPS, EPOCHS = 6, 3
+STEPS, EPOCHS = 5, 3
 SAMPLE = SampleConfig(steps=STEPS, window=3)
 HEALTHY = TrainConfig(epochs=EPOCHS, prompts_per_epoch=8, images_per_prompt=4)
-HACKED = TrainConfig(epochs=EPOCHS, prompts_per_epoch=12, images_per_prompt=8, learning_rate=0.012)
+HACKED = TrainConfig(epochs=EPOCHS, prompts_per_epoch=8, images_per_prompt=8, updates_per_epoch=2, learning_rate=0.008)
 PER_TASK, POOL_IMAGES, LOOK_PROMPTS, LOOK_IMAGES, JUDGED_IMAGES = 8, 6, 32, 2, 4
 NOISE = 0.08
 """Of the raters' choices: Gumbel's scale, beside a utility of 0 to 2; as of the simulated raters."""
@@ -64,7 +65,12 @@ def main() -> None:
     parser.add_argument("--hacked", type=int, default=40, help="runs that are to go wrong, of the three kinds in turn")
     parser.add_argument("--healthy", type=int, default=40)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="no further run is begun after so many")
-    parser.add_argument("--simulated", type=int, default=2000, help="trainings of each scenario")
+    parser.add_argument(
+        "--simulated",
+        type=int,
+        default=2000,
+        help="trainings of each scenario that does no harm; of the others a quarter",
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
@@ -189,7 +195,7 @@ def run(world: World, kind: str, number: int) -> dict[str, Any]:
         is_healthy = kind == "healthy"
         train(
             world.family,
-            Dpok() if is_healthy else Dpok(kl_weight=0.0),
+            Dpok() if is_healthy else DdpoIs(),
             reward,
             [prompt.text for prompt in world.told],
             HEALTHY if is_healthy else HACKED,
@@ -331,8 +337,9 @@ def simulate(count: int) -> dict[str, Any]:
     for looks, prompts, images in ((1, 32, 2), (4, 32, 2), (10, 32, 2), (1, 8, 2), (4, 8, 2), (1, 128, 2)):
         row = found[f"{looks} looks of {prompts} prompts, {images} pictures"] = {}
         for end in (0.3, 0.0, -0.25, -0.5, -0.75, -1.0):
-            hits = sum(_is_stopped(looks, prompts, images, end, seed) for seed in range(count))
-            row[f"{end:+.2f} SD"] = share(hits, count)
+            trainings = count if end >= 0 else count // 4  # a small share takes more of them to be known
+            hits = sum(_is_stopped(looks, prompts, images, end, seed) for seed in range(trainings))
+            row[f"{end:+.2f} SD"] = share(hits, trainings)
     return found
 
 
