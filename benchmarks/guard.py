@@ -2,15 +2,15 @@
 
     python -m benchmarks.guard --work workspace/guard --hacked 40 --healthy 40 --out benchmarks/results/guard.json
 
-**Real**: short trainings of the starter, 3 epochs with 5 steps, against a reward model fitted on ratings by
-the simulated raters' own utility. `few` has 12 to 20 ratings; of `noisy` 40 % of 96 are turned round; of `adversarial`
-all 96 are; these three are trained without KL (`ddpo_is`), at twice the usual rate, twice on each epoch's 8 prompts of 8 images.
-`healthy` has 400 ratings as they are and is trained by `dpok`, at the usual rate on 8 prompts of 4 images. None is guarded. Each run has
-seeds of its own, a look of 32 held-out prompts and 2 pictures after each epoch, and in the end a measurement of 4 other
-pictures of each of all held-out prompts. By that a run is *over-optimised* when learned reward and gold moved clearly,
-up and down (95 % intervals over prompts); and a `healthy` one counts as healthy unless gold clearly fell. The rule is
-applied to the recorded looks afterwards: what it would have done, by any setting. What --work holds is not done again,
-and --minutes stops between two runs.
+**Real**: short trainings of the starter, 3 epochs with 5 steps, against a reward model fitted on ratings by the
+simulated raters' own utility. `few` has 12 to 20 ratings; of `noisy` 40 % of 96 are turned round; of `adversarial` all
+96 are; these three are trained without KL (`ddpo_is`), at twice the usual rate, twice on each epoch's 8 prompts of 8
+images. `healthy` has 400 ratings as they are and is trained by `dpok`, at the usual rate on 8 prompts of 4 images.
+None is guarded. Each run has seeds of its own, a look of 32 held-out prompts and 2 pictures after each epoch, and in
+the end a measurement of 4 other pictures of each of all held-out prompts. By that a run is *over-optimised* when
+learned reward and gold moved clearly, up and down (95 % intervals over prompts); and a `healthy` one counts as healthy
+unless gold clearly fell. The rule is applied to the recorded looks afterwards: what it would have done, by any
+setting. What --work holds is not done again, and --minutes stops between two runs.
 
 **Simulated**: the rule alone on scores drawn from distributions like the real ones: right or not by prompt, a smooth
 part, prompts that gain and prompts that lose. Changes are in standard deviations of the start's pictures.
