@@ -136,7 +136,7 @@ class Rule:
         """
         allowed = [look for look in looks if look is looks[0] or look.epoch not in refused]
         changes = [_moved(looks[0], look, "") for look in allowed]
-        means = [-math.inf if change is None else float(change.mean()) for change in changes]
+        means = [-math.inf if change is None else float(np.nanmean(change)) for change in changes]
         return allowed[max(range(len(allowed)), key=lambda i: (means[i], i))]
 
     def keep(self, looks: Sequence[Look], stop: Verdict | None, refused: Sequence[int] = ()) -> Look:
@@ -163,10 +163,12 @@ class Rule:
     def _interval(self, values: np.ndarray, prompts: Sequence[str], tries: int = 0) -> Interval:
         """Student's, of the prompts' means: equally many pictures of each. It holds for `tries` together, by default
         for as many as looks are planned. Of fewer than 5 prompts nothing is concluded."""
-        names, index = np.unique(np.asarray(prompts), return_inverse=True)
+        known = np.isfinite(values)  # a judge that fails on one picture stops nothing
+        values = values[known]
+        names, index = np.unique(np.asarray(prompts)[known], return_inverse=True)
         count = len(names)
         means = np.bincount(index, weights=values) / np.bincount(index)
-        mean = float(means.mean())
+        mean = float(means.mean()) if count else math.nan
         if count < LEAST_CLUSTERS:
             return Interval(mean, -math.inf, math.inf, len(values), count)
         quantile = float(stdtrit(count - 1, 1 - self.error / (tries or self.looks)))
@@ -179,7 +181,7 @@ def _moved(start: Look, now: Look, judge: str) -> np.ndarray | None:
     has no such unit, and no say."""
     found = []
     for name in [judge] if judge else start.judges:
-        spread = float(np.std(start.judges[name]))
+        spread = float(np.nanstd(start.judges[name]))
         if spread > 1e-9:
             found.append(np.subtract(now.judges[name], start.judges[name]) / spread)
     return np.mean(found, axis=0) if found else None

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from data.evaluation import distances_within
 from data.guard import Look, Rule, Verdict
 from data.workspace import write_atomically
 from data.world.taste import taste
@@ -25,7 +26,7 @@ from reward_models.backbone import Backbone
 from reward_models.fit import load_backbone
 from reward_models.load import load_reward
 from reward_models.rewards.clip_score import ClipScore
-from rl.drift import path_kl
+from rl.divergence import kl_to_reference
 from rl.families.family import Family
 from rl.rollout import draw
 from rl.train import Reward
@@ -155,26 +156,23 @@ class Guard:
     @torch.no_grad()
     def _diversity(self, images: UInt8[Tensor, "batch 3 height width"]) -> dict[str, float]:
         """By prompt, the mean over pairs of its pictures of 1 - cosine of their features."""
-        count = self.stage.config.guard.images_per_prompt
-        if count < 2:
+        if self.stage.config.guard.images_per_prompt < 2:
             return {}
-        features = self.backbone.image_features(images).cpu()
-        pairs = list(combinations(range(count), 2))
-        return {
-            prompt["prompt_id"]: float(sum(1 - own[one] @ own[other] for one, other in pairs) / len(pairs))
-            for prompt, own in zip(self.prompts, features.split(count), strict=True)
-        }
+        ids = [prompt["prompt_id"] for prompt, _ in self._wanted()]
+        found = distances_within(self.backbone.image_features(images).cpu().double().numpy(), ids)
+        # All pictures of a prompt together: each one's own mean counts every pair twice.
+        count = self.stage.config.guard.images_per_prompt
+        return dict(zip(ids[::count], found.reshape(-1, count).mean(1).tolist(), strict=True))
 
     def _kl(self) -> tuple[float, ...]:
         config = self.stage.config
         if not config.guard.kl_budget:
             return ()
-        found = path_kl(
+        found = kl_to_reference(
             self.family,
             [prompt["text"] for prompt in self.prompts],
             config.sample,
-            seeds=[(config.project.seed, STAGE, "path", prompt["prompt_id"]) for prompt in self.prompts],
-            batch_size=config.draw.batch_size,
+            seeds=[(config.project.seed, STAGE, prompt["prompt_id"], "kl") for prompt in self.prompts],
         )
         return tuple(found.tolist())
 

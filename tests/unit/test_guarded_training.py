@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from torch.distributions import Normal, kl_divergence
 
 from data.guard import Look, Rule
 from data.workspace import Workspace
@@ -22,9 +21,7 @@ from reward_models.backbone import Backbone
 from reward_models.rewards.clip_score import ClipScore
 from rl.algorithms.dpok import Dpok
 from rl.config import SampleConfig, TrainConfig
-from rl.drift import path_kl
 from rl.families.sd15 import StableDiffusion15
-from rl.rollout import trace
 from rl.train import train
 from tests.fixtures.tiny_pipeline import build_family
 
@@ -231,33 +228,6 @@ def test_a_kl_budget_ends_the_training_and_keeps_a_policy_within_it(tmp_path: Pa
     assert (found["reason"], found["epoch"], found["kept"]) == ("kl", 2, 0)
     assert found["looks"][0]["kl"] == 0
     assert found["looks"][1]["kl"] > 1e-6
-
-
-def test_the_kl_of_a_path_is_the_sum_of_its_steps_by_torchs_own_distributions(tmp_path: Path):
-    """Along the states that `trace` stores, whose means are read off the states it would reach without any noise."""
-    family = build_family()
-    trained(a_stage(tmp_path), None, family)
-    seeds = [("kl", number) for number in range(3)]
-    prompts = ["a red star", "two blue hearts", "a green circle"]
-    found = path_kl(family, prompts, SAMPLE, seeds=seeds, batch_size=2)
-    schedule = family.process.schedule(2, eta=1.0, window=2)
-    drawn = trace(family, prompts, schedule, guidance=1.0, seeds=seeds, batch_size=2)
-    expected = torch.zeros(3)
-    for step in range(2):
-        x, times = drawn.states[:, step], schedule.timesteps[step].expand(3)
-        means = []
-        for reference in (False, True):
-            with torch.no_grad():
-                if reference:
-                    with family.reference():
-                        output = family.predict(x, times, prompts, guidance=1.0)
-                else:
-                    output = family.predict(x, times, prompts, guidance=1.0)
-            means.append(schedule.x_coefficient[step] * x + schedule.output_coefficient[step] * output)
-        one, other = (Normal(mean, schedule.std[step]) for mean in means)
-        expected += kl_divergence(one, other).sum(dim=(1, 2, 3))
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    assert float(found.min()) > 0
 
 
 def test_a_training_begun_anew_forgets_what_was_seen_of_the_first(
