@@ -4,13 +4,14 @@
 
 **Real**: short trainings of the starter, 3 epochs with 5 steps, against a reward model fitted on ratings by the
 simulated raters' own utility. `few` has 12 to 20 ratings; of `noisy` 40 % of 96 are turned round; of `adversarial` all
-96 are; these three climb the reward's own gradient (`draft` through the last two steps, no KL, four times the usual rate),
-which finds what is wrong with it soonest. `healthy` has 400 ratings as they are and is trained by `dpok` as usual. An
-epoch has 8 prompts of 4 images. None is guarded. Each run has seeds of its own, a look of 32 held-out prompts and 2
-pictures after each epoch, and in the end a measurement of 4 other pictures of each of all held-out prompts. By that a
-run is *over-optimised* when learned reward and gold moved clearly, up and down (95 % intervals over prompts); and a
-`healthy` one counts as healthy unless gold clearly fell. The rule is applied to the recorded looks afterwards: what it
-would have done, by any setting. What --work holds is not done again, and --minutes stops between two runs.
+96 are; these three climb the reward's own gradient (`draft` through the last two steps, no KL, four times the usual
+rate), which finds what is wrong with it soonest. `healthy` has 400 ratings as they are and is trained by `dpok` as
+usual. An epoch has 8 prompts of 4 images. None is guarded. Each run has seeds of its own, a look of 32 held-out
+prompts and 2 pictures after each epoch, and in the end a measurement of 4 other pictures of each of all held-out
+prompts. By that a run is *over-optimised* when learned reward and gold moved clearly, up and down (95 % intervals over
+prompts); and a `healthy` one counts as healthy unless gold clearly fell. The rule is applied to the recorded looks
+afterwards: what it would have done, by any setting. What --work holds is not done again, and --minutes stops between
+two runs.
 
 **Simulated**: the rule alone on scores drawn from distributions like the real ones: right or not by prompt, a smooth
 part, prompts that gain and prompts that lose. Changes are in standard deviations of the start's pictures.
@@ -97,7 +98,7 @@ def main() -> None:
         "command": shlex.join(["python", "-m", "benchmarks.guard", *sys.argv[1:]]).replace(
             str(arguments.work), "workspace/guard"
         ),
-        "simulated": simulate(arguments.simulated),
+        "simulated": simulate(arguments.work / f"simulated-{arguments.simulated}.json", arguments.simulated),
         "real": {
             f"{looks} looks of {prompts} prompts, {images} pictures": errors(runs, looks, prompts, images)
             for looks, prompts, images in ((3, 32, 2), (1, 32, 2), (3, 32, 1), (3, 16, 2))
@@ -331,8 +332,10 @@ def share(count: int, total: int) -> dict[str, Any]:
 # -- simulated trainings -----------------------------------------------------------------------------------------------
 
 
-def simulate(count: int) -> dict[str, Any]:
+def simulate(path: Path, count: int) -> dict[str, Any]:
     """Shares that are stopped, by what truly happens until the last look, and by how much is looked at."""
+    if path.exists():
+        return json.loads(path.read_text())
     found: dict[str, Any] = {}
     for looks, prompts, images in ((1, 32, 2), (4, 32, 2), (10, 32, 2), (1, 8, 2), (4, 8, 2), (1, 128, 2)):
         row = found[f"{looks} looks of {prompts} prompts, {images} pictures"] = {}
@@ -340,6 +343,7 @@ def simulate(count: int) -> dict[str, Any]:
             trainings = count if end >= 0 else count // 4  # a small share takes more of them to be known
             hits = sum(_is_stopped(looks, prompts, images, end, seed) for seed in range(trainings))
             row[f"{end:+.2f} SD"] = share(hits, trainings)
+    path.write_text(json.dumps(found))
     return found
 
 
