@@ -62,6 +62,15 @@ class RoundFiles:
         """The splits it was judged on, the held-out one first: only that tells learning from memory."""
         return sorted(self.summary.get("gains", {}), key=lambda split: (split != "held_out", split != "train", split))
 
+    @cached_property
+    def first_verdicts(self) -> dict[tuple[str, str], bool]:
+        """Whether the first image of a subject and prompt, which is the one in the grid, is exactly right."""
+        return {
+            (score.subject, score.prompt): score.values["exact"] >= 0.5
+            for score in self.scores
+            if score.index == 0 and not score.subject.startswith("best_of_") and "exact" in score.values
+        }
+
     @property
     def judges(self) -> dict[str, dict[str, Any]]:
         """The rewards that judged it beside the learned one, and whether it was trained on them."""

@@ -1,4 +1,4 @@
-"""The same-seed pictures of a report, as PNG data URIs: before and after, and over the rounds."""
+"""The same-seed pictures of a report, as data URIs: of the reference, and of each round."""
 
 import base64
 import io
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from data.evaluation import ImageScore
 from hitl.core.errors import ConfigError
 from hitl.report.files import Grid, RoundFiles
 
@@ -20,9 +19,12 @@ LARGEST = 256
 CRISP = 128
 """Pictures up to this side are shown in hard pixels; interpolation would invent what was not drawn."""
 
+QUALITY = 82
+"""Of the WebP that a larger picture becomes; a smaller one is a PNG and loses nothing."""
+
 PER_GROUP = 24
-COLUMNS = 6
-"""Most pictures in one row over the rounds."""
+MOST_ROUNDS = 8
+"""Most rounds whose pictures are shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,11 +38,12 @@ class Picture:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """Pictures of one prompt from one seed."""
+    """Pictures of one prompt from one seed: the reference's, then those of the rounds."""
 
     prompt: str
     task: str
-    pictures: tuple[Picture, ...]
+    pictures: tuple[Picture | None, ...]
+    """None where a round did not draw this prompt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,11 +56,14 @@ class Group:
 
 def uri(picture: np.ndarray) -> str:
     image = Image.fromarray(np.ascontiguousarray(picture))
-    if max(image.size) > LARGEST:
-        image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    if max(image.size) <= CRISP:
+        image.save(buffer, format="PNG", optimize=True)
+    else:
+        image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+        image.save(buffer, format="WEBP", quality=QUALITY, method=4)
+    kind = "png" if max(image.size) <= CRISP else "webp"
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def is_crisp(rounds: Sequence[RoundFiles]) -> bool:
@@ -65,23 +71,33 @@ def is_crisp(rounds: Sequence[RoundFiles]) -> bool:
     return any(files.grid is not None and max(files.grid.reference.shape[1:3]) <= CRISP for files in rounds)
 
 
-def before_and_after(files: RoundFiles) -> list[Group]:
-    """Every pair of the grid: held-out prompts, trained-on ones, then those of the planted bias."""
-    if files.grid is None:
+def rounds_shown(rounds: Sequence[RoundFiles]) -> list[RoundFiles]:
+    """The rounds whose pictures are there; of more than fit, an even choice with the last one."""
+    drawn = [files for files in rounds if files.grid is not None]
+    if len(drawn) <= MOST_ROUNDS:
+        return drawn
+    places = np.linspace(0, len(drawn) - 1, MOST_ROUNDS).round().astype(int)
+    return [drawn[i] for i in places]
+
+
+def through_rounds(rounds: Sequence[RoundFiles]) -> list[Group]:
+    """Every prompt of the last round's grid: held-out prompts, trained-on ones, then those of the planted bias."""
+    latest = rounds[-1]
+    if latest.grid is None:
         return []
-    tasks, exact = _tasks(files), _verdicts(files)
+    tasks, shown = _tasks(latest), rounds_shown(rounds)
     titles = {"held_out": "Held-out prompts", "train": "Trained-on prompts"}
     groups: dict[str, tuple[str, list[int]]] = {}
-    for i, (prompt, split) in enumerate(zip(files.grid.prompts, files.grid.splits, strict=True)):
+    for i, (prompt, split) in enumerate(zip(latest.grid.prompts, latest.grid.splits, strict=True)):
         is_bias = tasks.get(prompt) == "bias"
         title = "Planted bias" if is_bias else titles.get(split, split)
         groups.setdefault("bias" if is_bias else split, (title, []))[1].append(i)
     order = sorted(groups, key=lambda key: (key == "bias", key != "held_out", key != "train", key))
     found = []
     for key in order:
-        title, rows = groups[key]
-        pairs = tuple(_pair(files, files.grid, i, tasks, exact) for i in rows[:PER_GROUP])
-        found.append(Group(key=key, title=title, rows=pairs, left_out=max(0, len(rows) - PER_GROUP)))
+        title, places = groups[key]
+        rows = tuple(_row(latest, latest.grid, shown, i, tasks) for i in places[:PER_GROUP])
+        found.append(Group(key=key, title=title, rows=rows, left_out=max(0, len(places) - PER_GROUP)))
     return found
 
 
@@ -135,39 +151,7 @@ def highlights(files: RoundFiles) -> list[Row]:
     """One pair per task for the top of the page."""
     if files.grid is None:
         return []
-    tasks, exact = _tasks(files), _verdicts(files)
-    return [_pair(files, files.grid, i, tasks, exact) for i in first_of_each_task(files)]
-
-
-def over_rounds(rounds: Sequence[RoundFiles]) -> list[Row]:
-    """The same seeds through all rounds, for the prompts of the highlights."""
-    latest = rounds[-1]
-    drawn = [files for files in rounds if files.grid is not None]
-    if latest.grid is None or len(drawn) < 2:
-        return []
-    shown = _spread(drawn, COLUMNS - 1)
-    tasks = _tasks(latest)
-    rows = []
-    for i in first_of_each_task(latest):
-        prompt, split = latest.grid.prompts[i], latest.grid.splits[i]
-        pictures = [
-            _picture(latest.grid.reference[i], prompt, "reference", _verdicts(latest).get(("reference", prompt)))
-        ]
-        for files in shown:
-            place = _place(files.grid, prompt, split)
-            if files.grid is not None and place is not None:
-                verdict = _verdicts(files).get(("policy", prompt))
-                pictures.append(_picture(files.grid.policy[place], prompt, f"round {files.number}", verdict))
-        rows.append(Row(prompt=prompt, task=tasks.get(prompt, ""), pictures=tuple(pictures)))
-    return rows
-
-
-def _spread(drawn: Sequence[RoundFiles], most: int) -> list[RoundFiles]:
-    """At most so many of the rounds, evenly spread, the last one always."""
-    if len(drawn) <= most:
-        return list(drawn)
-    places = np.linspace(0, len(drawn) - 1, most).round().astype(int)
-    return [drawn[i] for i in places]
+    return [_row(files, files.grid, [files], i, _tasks(files)) for i in first_of_each_task(files)]
 
 
 def _place(grid: Grid | None, prompt: str, split: str) -> int | None:
@@ -177,15 +161,19 @@ def _place(grid: Grid | None, prompt: str, split: str) -> int | None:
     return places[0] if places else None
 
 
-def _pair(
-    files: RoundFiles, grid: Grid, i: int, tasks: Mapping[str, str], exact: Mapping[tuple[str, str], bool]
-) -> Row:
-    prompt = grid.prompts[i]
-    pictures = (
-        _picture(grid.reference[i], prompt, "reference", exact.get(("reference", prompt))),
-        _picture(grid.policy[i], prompt, f"round {files.number}", exact.get(("policy", prompt))),
-    )
-    return Row(prompt=prompt, task=tasks.get(prompt, ""), pictures=pictures)
+def _row(latest: RoundFiles, grid: Grid, shown: Sequence[RoundFiles], i: int, tasks: Mapping[str, str]) -> Row:
+    prompt, split = grid.prompts[i], grid.splits[i]
+    pictures: list[Picture | None] = [
+        _picture(grid.reference[i], prompt, "reference", latest.first_verdicts.get(("reference", prompt)))
+    ]
+    for files in shown:
+        place = _place(files.grid, prompt, split)
+        if files.grid is None or place is None:
+            pictures.append(None)
+        else:
+            verdict = files.first_verdicts.get(("policy", prompt))
+            pictures.append(_picture(files.grid.policy[place], prompt, f"round {files.number}", verdict))
+    return Row(prompt=prompt, task=tasks.get(prompt, ""), pictures=tuple(pictures))
 
 
 def _picture(pixels: np.ndarray, prompt: str, caption: str, is_exact: bool | None) -> Picture:
@@ -195,16 +183,3 @@ def _picture(pixels: np.ndarray, prompt: str, caption: str, is_exact: bool | Non
 
 def _tasks(files: RoundFiles) -> dict[str, str]:
     return {score.prompt: score.task for score in files.scores}
-
-
-def _verdicts(files: RoundFiles) -> dict[tuple[str, str], bool]:
-    """Of the first image of each prompt, which is the one in the grid."""
-    return {
-        (score.subject, score.prompt): score.values["exact"] >= 0.5
-        for score in _first_images(files.scores)
-        if "exact" in score.values
-    }
-
-
-def _first_images(scores: Sequence[ImageScore]) -> list[ImageScore]:
-    return [score for score in scores if score.index == 0 and not score.subject.startswith("best_of_")]

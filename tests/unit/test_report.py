@@ -1,7 +1,6 @@
 """The report of a round, from real files of invented rounds: what it says, what it leaves out, that it stands alone."""
 
 import base64
-import hashlib
 import io
 import json
 import re
@@ -17,135 +16,18 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from data.bootstrap import Interval, cluster_interval
-from data.evaluation import ImageScore, best_of, summarise, write_scores
+from data.bootstrap import Interval
+from data.evaluation import ImageScore, best_of
 from data.workspace import Workspace
 from hitl.core.errors import WorkspaceError
 from hitl.report import build_report
 from hitl.report.files import read_round, read_rounds
 from hitl.report.judgement import change, judge_round
-from hitl.report.pictures import before_and_after, is_crisp
+from hitl.report.pictures import is_crisp, rounds_shown, through_rounds
 from hitl.report.provenance import provenance
 from hitl.report.reward_page import reward_page
 from hitl.report.words import Ruler, Verdict, duration, listed, number, story, tiny, verdict
-
-TASKS = ("colour", "count", "bias")
-SHIFT = {"better": 0.35, "same": 0.0, "worse": -0.35}
-
-
-def make_scores(
-    outcome: str,
-    *,
-    prompts: int = 12,
-    gold: bool = True,
-    splits: tuple[str, ...] = ("held_out", "train"),
-    seed: int = 0,
-) -> list[ImageScore]:
-    """Scores of both subjects: gold moves by the outcome, the learned reward always rises."""
-    chance = np.random.default_rng(seed)
-    scores = []
-    for split in splits:
-        for i in range(prompts):
-            text = f"{split} prompt {i}"
-            start = chance.uniform(0.45, 0.55)
-            for index in range(4):
-                noise = chance.normal(0, 0.02)
-                for subject in ("reference", "policy"):
-                    lift = SHIFT[outcome] if subject == "policy" else 0.0
-                    value = float(np.clip(start + noise + lift + chance.normal(0, 0.03), 0, 1))
-                    reward = value + (1.0 if subject == "policy" else 0.0)
-                    scores.append(
-                        ImageScore(
-                            subject=subject,
-                            prompt_id=hashlib.sha256(text.encode()).hexdigest()[:16],
-                            prompt=text,
-                            task=TASKS[i % len(TASKS)],
-                            split=split,
-                            index=index,
-                            values={"reward": reward}
-                            | ({"correctness": value, "exact": float(value > 0.5), "taste": value} if gold else {}),
-                        )
-                    )
-    return scores + best_of([score for score in scores if score.subject == "reference"], 4)
-
-
-def write_round(
-    workspace: Workspace, number: int, scores: list[ImageScore], *, size: int = 16, fit: bool = True
-) -> Path:
-    """All files of one finished round, as the hub and the worker write them."""
-    folder = workspace.round_dir(number)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.toml").write_text(f'[project]\nseed = 7\n[train]\nalgorithm = "dpok"\nepochs = {number + 1}\n')
-    lines = [
-        {
-            "stage": "train",
-            "step": step,
-            "total": 2,
-            "metrics": {
-                "reward_mean": 0.1 * step,
-                "kl_per_step": 0.01 * step,
-                "first_pass_log_ratio": 2e-6,
-                "loss": 0.0,
-            },
-            "time": 1.7e9 + step,
-        }
-        for step in (1, 2)
-    ]
-    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
-    workspace.write_manifest(number, "draw", {"seconds": 10.0, "images": 96, "tasks": 48})
-    rate = {"seconds": 20.0, "ratings": 48, "comparisons": 48 * number, "raters": 2, "snapshot": f"{number:064x}"}
-    workspace.write_manifest(number, "rate", rate)
-    workspace.write_manifest(number, "fit", {"seconds": 5.0, "report": fit_report() if fit else {}})
-    workspace.write_manifest(
-        number, "train", {"seconds": 60.0, "epochs": 2, "images": 256, "checkpoint": f"{number + 160:064x}"}
-    )
-    write_scores(folder / "evaluate" / "scores.parquet", scores)
-    save_grid(folder / "evaluate" / "grid.npz", scores, size)
-    workspace.write_manifest(number, "evaluate", {"seconds": 5.0, "summary": summarise(scores)})
-    return folder
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def save_grid(path: Path, scores: list[ImageScore], size: int) -> None:
-    prompts = list(dict.fromkeys((score.prompt, score.split) for score in scores))[:8]
-    pixels = np.random.default_rng(0).integers(0, 255, (2, len(prompts), size, size, 3), dtype=np.uint8)
-    texts, splits = zip(*prompts, strict=True)
-    np.savez_compressed(path, reference=pixels[0], policy=pixels[1], prompts=np.array(texts), splits=np.array(splits))
-
-
-def fit_report() -> dict[str, Any]:
-    chance = np.random.default_rng(0)
-    right = (chance.random(200) < 0.72).astype(float)
-    clusters = (np.arange(200) % 20).tolist()
-    linear = {
-        "head": "linear",
-        "l2": 100.0,
-        "log_loss": 0.81,
-        "accuracy": 0.72,
-        "log_evidence": {"300": -2.5, "100": 0.0, "30": -4.0},
-    }
-    mlp = {"head": "mlp", "l2": None, "log_loss": 0.9, "accuracy": 0.66}
-    return {
-        "head": "linear",
-        "backbone": "starter",
-        "fingerprint": "f00d",
-        "comparisons": 230,
-        "ties": 30,
-        "prompts": 20,
-        "images": 96,
-        "raters": 2,
-        "held_out_by": "prompt",
-        "accuracy": cluster_interval(right, clusters).to_dict(),
-        "zero_shot": cluster_interval(1 - right, clusters).to_dict(),
-        "gain": cluster_interval(2 * right - 1, clusters).to_dict(),
-        "candidates": [linear, mlp],
-        "side_bias": 0.0,
-        "is_better_than_chance": True,
-    }
+from tests.fixtures.judged import make_scores, write_round
 
 
 @pytest.fixture
@@ -156,7 +38,7 @@ def workspace(tmp_path: Path) -> Workspace:
 class _Page(HTMLParser):
     """What a browser would fetch, the text outside of style sheets, and whether every element is closed."""
 
-    VOID = frozenset("meta img br link".split())
+    VOID = frozenset("meta img br link input".split())
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -359,10 +241,33 @@ def test_large_pictures_are_made_small_and_soft(workspace: Workspace):
     write_round(workspace, 1, make_scores("better", prompts=3), size=600)
     files = read_round(workspace, 1)
     assert not is_crisp([files])
-    [held_out, *_] = before_and_after(files)
-    pictures = [picture for row in held_out.rows for picture in row.pictures]
+    [held_out, *_] = through_rounds([files])
+    pictures = [picture for row in held_out.rows for picture in row.pictures if picture]
     sides = [Image.open(io.BytesIO(base64.b64decode(picture.uri.partition(",")[2]))).size for picture in pictures]
     assert set(sides) == {(256, 256)}
+    assert all(picture.uri.startswith("data:image/webp;") for picture in pictures)
+
+
+def test_the_pictures_of_every_round_are_there_once_and_one_that_was_not_drawn_is_said_so(workspace: Workspace):
+    for n in (1, 2, 3):
+        write_round(workspace, n, make_scores("better", seed=n))
+    grid = workspace.round_dir(2) / "evaluate" / "grid.npz"
+    with np.load(grid) as arrays:
+        kept = {name: arrays[name][1:] for name in arrays.files}
+    np.savez_compressed(grid, **kept)
+    html = build_report(workspace, 3).read_text(encoding="utf-8")
+    section = html[html.index('<section id="pictures"') : html.index('<section id="reward"')]
+    uris = re.findall(r'src="(data:[^"]+)"', section)
+    assert len(uris) == len(set(uris)) == 8 * 4 - 1  # eight prompts; the reference and three rounds, but for one
+    assert section.count("not drawn in round 2") == 1
+    assert re.findall(r'value="(\d)" class="to-\d"( checked)?', section) == [("1", ""), ("2", ""), ("3", " checked")]
+
+
+def test_of_many_rounds_an_even_choice_is_shown_with_the_last(workspace: Workspace):
+    for n in range(1, 21):
+        write_round(workspace, n, make_scores("same", prompts=3, splits=("held_out",)))
+    shown = [files.number for files in rounds_shown(read_rounds(workspace, 20))]
+    assert shown == [1, 4, 6, 9, 12, 15, 17, 20]
 
 
 def test_pictures_tell_the_verdict_on_them(workspace: Workspace):
@@ -370,9 +275,11 @@ def test_pictures_tell_the_verdict_on_them(workspace: Workspace):
     scores = make_scores("better")
     write_round(workspace, 1, scores)
     exact = {(each.subject, each.prompt): each.values["exact"] for each in scores if each.index == 0}
-    for group in before_and_after(read_round(workspace, 1)):
+    for group in through_rounds([read_round(workspace, 1)]):
         for row in group.rows:
             before, after = row.pictures
+            assert before is not None
+            assert after is not None
             assert (before.is_exact, after.is_exact) == (
                 bool(exact["reference", row.prompt]),
                 bool(exact["policy", row.prompt]),
