@@ -16,7 +16,7 @@ from hitl.report.files import RoundFiles, read_rounds
 from hitl.report.judgement import Judged, judge_round, judge_tasks
 from hitl.report.provenance import Provenance, provenance, simulated, when
 from hitl.report.reward_page import pseudonymous, reward_page
-from hitl.report.sections import learning, task_panels, training
+from hitl.report.sections import judges_of, learning, task_panels, training
 from hitl.report.times import time_table
 from hitl.report.words import Answer, Verdict
 
@@ -61,7 +61,7 @@ def _shown(
     """What the template shows beside the story: pictures, plots and tables."""
     latest = rounds[-1]
     return {
-        "has_gold": any(each.measure.is_gold for found in judged.values() for each in found),
+        "against": judges_of(judged),
         "best_of": latest.best_of,
         "shared_scale": _shared_scales(judged),
         "when": when(latest.times[1]) if latest.times else "",

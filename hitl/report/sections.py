@@ -1,14 +1,15 @@
 """The report's plots below the fold: over the rounds, while training, by task."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
 from data.bootstrap import Interval
+from data.evaluation import KL, POLICY, REWARD
 from hitl.report import figures, words
 from hitl.report.figures import Series
 from hitl.report.files import RoundFiles
-from hitl.report.judgement import BY_KEY, Judged, judge_round, judge_tasks
+from hitl.report.judgement import BY_KEY, Judged, Measure, independent, judge_round, judge_tasks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,23 +40,25 @@ class _Look(TypedDict):
     dashes: str
 
 
-_LOOKS: dict[str, _Look] = {
-    "reward": {"colour": "reward", "marker": "s", "dashes": "--"},
-    "correctness": {"colour": "policy", "marker": "o", "dashes": "-"},
-    "taste": {"colour": "taste", "marker": "D", "dashes": "-"},
-}
-"""How each measure is drawn wherever measures meet."""
+_REWARD_LOOK: _Look = {"colour": "reward", "marker": "s", "dashes": "--"}
+_JUDGE_LOOKS: tuple[_Look, ...] = (
+    {"colour": "policy", "marker": "o", "dashes": "-"},
+    {"colour": "taste", "marker": "D", "dashes": "-"},
+    {"colour": "trained", "marker": "^", "dashes": "-"},
+    {"colour": "best", "marker": "v", "dashes": "-"},
+)
+"""How the learned reward and its judges, in their order, are drawn wherever they meet. Of more judges, the first."""
 
 
 # -- over the rounds ------------------------------------------------------------------------------------------------
 
 
 def learning(rounds: Sequence[RoundFiles]) -> list[PanelGroup]:
-    """Learned reward against gold on one scale, then every measure in its own unit."""
+    """Learned reward against its judges on one scale, then every measure in its own unit."""
     history = {files.number: judge_round(files) for files in rounds if files.summary}
     last = rounds[-1].number
     splits = list(dict.fromkeys(split for judged in history.values() for split in judged))
-    groups = [_against_gold(rounds, history, splits, last), _by_measure(history, splits, last, rounds[-1].best_of)]
+    groups = [_against_judges(rounds, history, splits, last), _by_measure(history, splits, last, rounds[-1].best_of)]
     return [group for group in groups if group.panels]
 
 
@@ -65,82 +68,126 @@ def _series(history: History, split: str, key: str) -> dict[int, Judged]:
     }
 
 
-def _against_gold(rounds: Sequence[RoundFiles], history: History, splits: Sequence[str], last: int) -> PanelGroup:
+def judges_of(judged: Mapping[str, Sequence[Judged]]) -> str:
+    """What the learned reward can be held against, in words; empty where there is nothing."""
+    kinds = {each.measure.kind for found in judged.values() for each in independent(found)}
+    return "gold" if "gold" in kinds else "the rewards that training did not use" if kinds else ""
+
+
+def _compared(history: History) -> dict[str, Measure]:
+    """The learned reward and its judges: gold, or where there is none the rewards that training did not use."""
+    found = [each.measure for judged in history.values() for own in judged.values() for each in independent(own)]
+    if any(measure.is_gold for measure in found):
+        found = [measure for measure in found if measure.is_gold and measure.key != "exact"]  # correctness says it too
+    judges = list({measure.key: measure for measure in found}.values())[: len(_JUDGE_LOOKS)]
+    return {measure.key: measure for measure in (BY_KEY[REWARD], *judges)}
+
+
+def _against_judges(rounds: Sequence[RoundFiles], history: History, splits: Sequence[str], last: int) -> PanelGroup:
     """In standard deviations of the reference's pictures; a measure whose deviation is not known is left out."""
+    measures = _compared(history)
+    looks = dict(zip(measures, (_REWARD_LOOK, *_JUDGE_LOOKS), strict=False))
     panels, shown = [], []
     for split in splits:
-        gains = _in_deviations(history, split)
+        gains = _in_deviations(history, split, measures)
         shown += list(gains)
         series = [
-            Series(points=points, shift=0.07 * (place - 1), **_LOOKS[key])
+            Series(points=points, shift=0.07 * (place - 1), **looks[key])
             for place, (key, points) in enumerate(gains.items())
         ]
         if series:
             name = words.SPLITS.get(split, split)
-            alt = f"{name}: gain over the reference by round, learned reward and gold, in standard deviations"
+            names = words.listed(measures[key].noun for key in gains)
+            alt = f"{name}: gain over the reference by round, {names}, in standard deviations"
             svg = figures.over_rounds(f"against-{split}", series, last, unit="gain, SD", alt=alt)
             panels.append(Panel(title=name, svg=svg))
+    against = judges_of({split: found for judged in history.values() for split, found in judged.items()})
     if splits:
-        panels += _paths(rounds, _in_deviations(history, splits[0]), splits[0])
-    legend = tuple((_LOOKS[key]["colour"], BY_KEY[key].name) for key in _LOOKS if key in shown)
-    title = "Learned reward" if set(shown) == {"reward"} else "Learned reward against gold"
+        panels += _paths(rounds, _in_deviations(history, splits[0], measures), looks, splits[0], against)
+    legend = tuple((looks[key]["colour"], measures[key].name) for key in measures if key in shown)
+    is_alone = set(shown) == {REWARD}
+    title = "Learned reward" if is_alone or not against else f"Learned reward against {against}"
     return PanelGroup(title=title, panels=tuple(panels), legend=legend)
 
 
-def _in_deviations(history: History, split: str) -> dict[str, dict[int, Interval]]:
+def _in_deviations(history: History, split: str, keys: Iterable[str]) -> dict[str, dict[int, Interval]]:
     """Measure -> round -> gain, in standard deviations of the reference's pictures."""
     gains = {
         key: {n: _scaled(each.gain, 1 / each.spread) for n, each in _series(history, split, key).items() if each.spread}
-        for key in _LOOKS
+        for key in keys
     }
     return {key: points for key, points in gains.items() if points}
 
 
-def _paths(rounds: Sequence[RoundFiles], gains: Mapping[str, Mapping[int, Interval]], split: str) -> list[Panel]:
+def _paths(
+    rounds: Sequence[RoundFiles],
+    gains: Mapping[str, Mapping[int, Interval]],
+    looks: Mapping[str, _Look],
+    split: str,
+    against: str,
+) -> list[Panel]:
     """The same gains against the learned reward's own gain, and against the distance from the reference."""
     name = words.SPLITS.get(split, split).lower()
+    judge = "gold" if against == "gold" else "other rewards"
     panels = []
-    reward = gains.get("reward", {})
-    against_reward = _path_of(gains, {n: each.mean for n, each in reward.items()}, without="reward")
+    reward = gains.get(REWARD, {})
+    judges = {key: points for key, points in gains.items() if key != REWARD}
+    against_reward = _path_of(judges, {n: each.mean for n, each in reward.items()}, looks)
     if against_reward:
         svg = figures.against(
             "gold-reward",
             against_reward,
             x_label="gain of the learned reward, SD",
-            y_label="gain of gold, SD",
-            alt=f"Gain of gold against gain of the learned reward, {name}",
+            y_label=f"gain of {judge}, SD",
+            alt=f"Gain of {judge} against gain of the learned reward, {name}",
         )
-        panels.append(Panel(title="Gold by learned reward", svg=svg, note=f"{name}; numbers are rounds"))
-    last_kl = {
+        title = f"{judge.capitalize()} by learned reward"
+        panels.append(Panel(title=title, svg=svg, note=f"{name}; numbers are rounds"))
+    along, unit, left_out = distances(rounds, split)
+    against_kl = _path_of(gains, along, looks)
+    if against_kl:
+        svg = figures.against(
+            "gold-kl",
+            against_kl,
+            x_label=f"KL to the reference, {unit}",
+            y_label="gain, SD",
+            alt=f"Gains against the distance from the reference, {name}",
+        )
+        note = f"{name}; numbers are rounds"
+        if left_out:
+            note += f"; without {words.listed(f'round {n}' for n in left_out)}, judged by an older version"
+        panels.append(Panel(title="Gain by KL", svg=svg, note=note))
+    return panels
+
+
+def distances(rounds: Sequence[RoundFiles], split: str) -> tuple[dict[int, float], str, list[int]]:
+    """Round -> KL to the reference; its unit; and the judged rounds that have none in that unit.
+
+    Nats of a whole trajectory, as judging measured them. Where no round has that, the last epoch's mean per step.
+    """
+    judged = {files.number: files.subject(POLICY, split, KL) for files in rounds if files.summary}
+    whole = {number: found.mean for number, found in judged.items() if found is not None}
+    if whole:
+        return whole, "nats", [number for number in judged if number not in whole]
+    per_step = {
         files.number: float(row["metrics"]["kl_per_step"])
         for files in rounds
         for row in files.stage_metrics("train")
         if figures.finite([(row.get("metrics") or {}).get("kl_per_step")])
     }
-    against_kl = _path_of(gains, last_kl)
-    if against_kl:
-        svg = figures.against(
-            "gold-kl",
-            against_kl,
-            x_label="KL to the reference, nats per step",
-            y_label="gain, SD",
-            alt=f"Gains against the distance from the reference, {name}",
-        )
-        panels.append(Panel(title="Gain by KL", svg=svg, note=f"{name}; numbers are rounds"))
-    return panels
+    return per_step, "nats per step", []
 
 
 def _path_of(
-    gains: Mapping[str, Mapping[int, Interval]], along: Mapping[int, float], *, without: str = ""
+    gains: Mapping[str, Mapping[int, Interval]], along: Mapping[int, float], looks: Mapping[str, _Look]
 ) -> list[figures.Trace]:
     paths = [
         figures.Trace(
-            colour=_LOOKS[key]["colour"],
-            marker=_LOOKS[key]["marker"],
+            colour=looks[key]["colour"],
+            marker=looks[key]["marker"],
             points=[(n, along[n], each) for n, each in sorted(points.items()) if n in along],
         )
         for key, points in gains.items()
-        if key != without
     ]
     return [path for path in paths if path.points]
 

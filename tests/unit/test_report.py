@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -26,6 +27,7 @@ from hitl.report.judgement import change, judge_round
 from hitl.report.pictures import is_crisp, rounds_shown, through_rounds
 from hitl.report.provenance import provenance
 from hitl.report.reward_page import reward_page
+from hitl.report.sections import distances, learning
 from hitl.report.words import Ruler, Verdict, duration, listed, number, story, tiny, verdict
 from tests.fixtures.judged import make_scores, write_round
 
@@ -137,6 +139,44 @@ def test_without_gold_the_learned_reward_alone_proves_nothing(workspace: Workspa
     assert facts["verdict"]["word"] == "Unproven"
     assert "these prompts have no gold score" in page.text
     assert list(facts["judged"]["held_out"]) == ["reward"]
+
+
+def with_more(scores: list[ImageScore], **more: Callable[[ImageScore], float]) -> list[ImageScore]:
+    """The same scores with more measures."""
+    return [replace(each, values={**each.values, **{name: of(each) for name, of in more.items()}}) for each in scores]
+
+
+def is_policy(score: ImageScore) -> bool:
+    return score.subject == "policy"
+
+
+def test_without_gold_the_learned_reward_is_held_against_rewards_that_training_did_not_use(workspace: Workspace):
+    scores = make_scores("better", gold=False)
+    chance = np.random.default_rng(0)
+    more = with_more(scores, clip_score=lambda each: chance.normal() - 9 * is_policy(each), pick=lambda _: 1.0)
+    for n in (1, 2):
+        folder = write_round(workspace, n, more)
+        manifest = json.loads((folder / "evaluate" / "manifest.json").read_text())
+        judges = {"clip_score": {"is_trained_on": False}, "pick": {"is_trained_on": True}}
+        (folder / "evaluate" / "manifest.json").write_text(json.dumps(manifest | {"judges": judges}))
+    page, _ = built(workspace, 2)
+    group = learning(read_rounds(workspace, 2))[0]
+    assert group.title == "Learned reward against the rewards that training did not use"
+    assert [name for _, name in group.legend] == ["Learned reward", "CLIP score"]
+    assert "Other rewards by learned reward" in [panel.title for panel in group.panels]
+    assert "while they fall is being hacked" in " ".join(page.text.split())
+
+
+def test_gains_stand_against_the_nats_of_a_trajectory_and_an_older_round_without_them_is_named(workspace: Workspace):
+    """By hand: the policy's KL is 2 nats on every picture in round 2, and 5 in round 3."""
+    write_round(workspace, 1, make_scores("better"))
+    for n, nats in ((2, 2.0), (3, 5.0)):
+        write_round(workspace, n, with_more(make_scores("better"), kl=lambda each, n=nats: n * is_policy(each)))
+    rounds = read_rounds(workspace, 3)
+    assert distances(rounds, "held_out") == ({2: 2.0, 3: 5.0}, "nats", [1])
+    [note] = [panel.note for group in learning(rounds) for panel in group.panels if panel.title == "Gain by KL"]
+    assert "without round 1, judged by an older version" in note
+    assert distances(rounds[:1], "held_out") == ({1: 0.02}, "nats per step", [])
 
 
 def test_one_prompt_gives_no_interval_and_no_verdict(workspace: Workspace):
