@@ -19,6 +19,7 @@ from data.display_copies import DisplayCopies
 from data.erasing import Erasures
 from data.prompt_list import read_prompts, starter_prompts
 from data.records import FINISHED, Image, Prompt, Task, standing_ratings
+from data.round_agreement import round_agreement
 from data.store import Store
 from data.task_policies import Candidate, RandomTasks, UncertainTasks, choose, sets_of
 from data.workspace import Workspace, write_atomically
@@ -135,6 +136,8 @@ def advance(round: Round) -> None:
             except (NotEnoughRatings, RewardAtChance) as error:
                 _take_more_ratings(round, error.message)
                 raise
+            # A report of half the round would make the whole one look finished, and be its last.
+            (hub.workspace.round_dir(round.number) / "report.html").unlink(missing_ok=True)
             hub.workspace.write_manifest(round.number, name, {"seconds": round_seconds(started), **result})
     # The report comes last: a round without one is not finished, so a kill in between loses neither.
     hub.store.set_round_state(round.number, FINISHED)
@@ -310,6 +313,7 @@ def gather_ratings(round: Round) -> dict[str, Any]:
         "raters": len(raters),
         "simulated": sum(rater.kind == "simulated" for rater in hub.store.raters() if rater.rater_id in raters),
         "snapshot": snapshot.sha256,
+        "agreement": round_agreement(hub.store, round.number),
     }
 
 

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from data.round_agreement import round_agreement
 from data.store import Store
 from data.workspace import Workspace
 
@@ -44,7 +45,12 @@ def finish_round(workspace: Workspace, store: Store, number: int) -> str:
     snapshot = store.write_snapshot(folder / "snapshot.parquet", number)
     raters = sorted({found.rater_id for found in store.comparisons() if found.round <= number})
     report = fit_report(raters, snapshot.sha256, snapshot.comparisons)
-    answered = {"ratings": snapshot.comparisons, "comparisons": snapshot.comparisons, "raters": len(raters)}
+    answered: dict[str, Any] = {
+        "ratings": snapshot.comparisons,
+        "comparisons": snapshot.comparisons,
+        "raters": len(raters),
+    }
+    answered["agreement"] = round_agreement(store, number)
     workspace.write_manifest(number, "rate", {"snapshot": snapshot.sha256, **answered})
     _reward(workspace.stage_dir(number, "fit") / "reward", report)
     fitted = {"report": report, "reward": "6" * 64, "snapshot": snapshot.sha256, "versions": VERSIONS}

@@ -17,7 +17,7 @@ from hitl.commands.reading import open_for_reading
 from hitl.config import RunConfig, load_config
 from hitl.core.errors import NotEnoughRatings, WorkspaceError
 from hitl.report.files import interval
-from hitl.report.reward_page import pseudonymous, reward_answers, reward_warning
+from hitl.report.reward_page import reward_answers, reward_warning
 from reward_models.answers import answers_from_rows, read_snapshot
 
 _WIDTH = 100
@@ -58,14 +58,13 @@ def _fit_all(
 
 def told(report: dict[str, Any]) -> str:
     """What a fit says of itself, in sentences."""
-    fit = pseudonymous(report)
-    accuracy = interval(fit["accuracy"])
+    accuracy = interval(report["accuracy"])
     assert accuracy is not None
     paragraphs = []
-    for answer in reward_answers(fit, accuracy):
+    for answer in reward_answers(report, accuracy):
         lines = textwrap.wrap(" ".join(answer.sentences), _WIDTH, initial_indent="  ", subsequent_indent="  ")
         paragraphs.append("\n".join([answer.question, *lines]))
-    if warning := reward_warning(fit, accuracy):
+    if warning := reward_warning(report, accuracy):
         paragraphs.append("\n".join(textwrap.wrap(f"Warning: {warning}", _WIDTH)))
     return "\n\n".join(paragraphs)
 

@@ -51,6 +51,8 @@ class RoundFiles:
     scores: tuple[ImageScore, ...]
     grid: Grid | None
     missing: tuple[str, ...]
+    has_policy: bool = False
+    """Whether the weights that it trained are there."""
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -79,6 +81,11 @@ class RoundFiles:
     @property
     def fit(self) -> dict[str, Any]:
         return self.manifests.get("fit", {}).get("report") or {}
+
+    @property
+    def agreement(self) -> dict[str, Any]:
+        """What `data.round_agreement` said of the raters; empty where an older version rated."""
+        return self.manifests.get("rate", {}).get("agreement") or {}
 
     def stage_metrics(self, stage: str) -> list[dict[str, Any]]:
         return [row for row in self.metrics if row.get("stage") == stage]
@@ -171,6 +178,7 @@ def read_round(workspace: Workspace, number: int) -> RoundFiles:
         provenance=_read_provenance(folder, manifests),
         scores=scores,
         grid=grid,
+        has_policy=any((folder / "train" / "policy").rglob("*.safetensors")),
         missing=tuple(missing),
     )
 

@@ -10,17 +10,20 @@ from typing import Any
 
 import jinja2
 
+from data.evaluation import DIVERSITY, KL, PREVIOUS
 from data.workspace import STAGES, Workspace, write_atomically
 from hitl.report import figures, pictures, words
 from hitl.report.files import RoundFiles, read_rounds
 from hitl.report.judgement import Judged, judge_round, judge_tasks
 from hitl.report.provenance import Provenance, provenance, simulated, when
+from hitl.report.raters_page import hidden, rater_names, raters_page
 from hitl.report.reward_page import pseudonymous, reward_page
 from hitl.report.sections import judges_of, learning, task_panels, training
-from hitl.report.times import time_table
+from hitl.report.times import costs, time_table
 from hitl.report.words import Answer, Verdict
 
 HTML_FILE, JSON_FILE = "report.html", "report.json"
+_COSTS = ("total", "shares", "ratings", "comparisons", "drawn", "reward_queries")
 _TEMPLATES = ("report.html.j2", "report.css", "parts.html.j2")
 
 
@@ -65,8 +68,8 @@ def _shown(
         "best_of": latest.best_of,
         "shared_scale": _shared_scales(judged),
         "when": when(latest.times[1]) if latest.times else "",
-        "checkpoint": f"rounds/{latest.number:04d}/train/policy" if "train" in latest.manifests else "",
-        "raters": _raters(latest),
+        "checkpoint": f"rounds/{latest.number:04d}/train/policy" if latest.has_policy else "",
+        "rated_by": _raters(latest),
         "highlights": pictures.highlights(latest),
         "groups": pictures.through_rounds(rounds),
         "frames": [files.number for files in pictures.rounds_shown(rounds)],
@@ -75,6 +78,7 @@ def _shown(
         "training": training(rounds),
         "tasks": task_panels(latest),
         "reward": reward_page(rounds, image_path),
+        "raters": raters_page(latest),
         "times": time_table(rounds),
     }
 
@@ -133,6 +137,38 @@ def _gaps(rounds: Sequence[RoundFiles], number: int) -> list[str]:
     gaps += [
         f"Round {files.number} is not judged: the curves leave it out." for files in rounds[:-1] if not files.summary
     ]
+    gaps += [gap for files in rounds if files.summary for gap in _not_judged(files)]
+    latest = rounds[-1]
+    if "train" in latest.manifests and not latest.has_policy:
+        gaps.append(
+            f"The policy of round {latest.number} is not in rounds/{latest.number:04d}/train/policy: what stands here "
+            "was judged before it went. Restore it from a backup."
+        )
+    return gaps
+
+
+def _not_judged(files: RoundFiles) -> list[str]:
+    """What this version judges and the files of a round do not have, or have of no prompt that tells anything."""
+    gaps = []
+    if "held_out" not in files.splits:
+        gaps.append(
+            f"Round {files.number} was judged on no held-out prompts: nothing says whether it learned or remembers. "
+            "Mark some as held_out in the prompts’ file, or leave the column out: then a third is."
+        )
+    if "judges" in files.manifests.get("evaluate", {}):
+        return gaps
+    absent = [
+        name
+        for key, name in ((DIVERSITY, "diversity"), (KL, "KL in nats"))
+        if not any(files.gain(split, key) for split in files.splits)
+    ]
+    absent.append("rewards that training did not use")
+    if files.number > 1 and PREVIOUS not in files.summary.get("subjects", {}):
+        absent.append("the policy it started from")
+    gaps.append(
+        f"Round {files.number} was judged by an older version, without {words.listed(absent)}. "
+        f"`hitl evaluate {files.number}` measures them."
+    )
     return gaps
 
 
@@ -168,13 +204,14 @@ def _facts(
             str(files.number): {split: gains.get("all", {}) for split, gains in files.summary.get("gains", {}).items()}
             for files in rounds
         },
-        "reward_model": {str(files.number): pseudonymous(files.fit) for files in rounds if files.fit},
-        "seconds": {
-            str(files.number): {
-                stage: files.manifests[stage].get("seconds") for stage in STAGES if stage in files.manifests
-            }
-            for files in rounds
+        "reward_model": {
+            str(files.number): pseudonymous(files.fit, rater_names(files)) for files in rounds if files.fit
         },
+        "raters": {
+            str(files.number): hidden(files.agreement, rater_names(files)) for files in rounds if files.agreement
+        },
+        "seconds": {str(row["number"]): row["seconds"] for row in costs(rounds)},
+        "cost": {str(row["number"]): {name: row[name] for name in _COSTS} for row in costs(rounds)},
         "provenance": asdict(origin) | {"facts": dict(origin.facts)},
     }
     return plain(facts)

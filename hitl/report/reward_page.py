@@ -10,6 +10,7 @@ from data.bootstrap import Interval
 from hitl.report import figures, pictures, words
 from hitl.report.files import RoundFiles, interval
 from hitl.report.judgement import Change, change
+from hitl.report.raters_page import rater_names
 from hitl.report.reward_panels import reward_panels
 from hitl.report.sections import Panel
 
@@ -33,14 +34,6 @@ class MeasureRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RaterRow:
-    name: str
-    answers: str
-    reliability: str
-    left: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RewardPage:
     answers: tuple[words.Answer, ...]
     warning: str
@@ -49,7 +42,6 @@ class RewardPage:
     models: tuple[str, ...]
     """The columns of `measures`."""
     measures: tuple[MeasureRow, ...]
-    raters: tuple[RaterRow, ...]
     mistakes: pictures.Mistakes | None
     candidates: tuple[dict[str, Any], ...]
     chosen: str
@@ -60,7 +52,7 @@ def reward_page(rounds: Sequence[RoundFiles], image_path: Callable[[str], Path] 
 
     `image_path` says where an image's file is; without it no mistakes are shown.
     """
-    fit = pseudonymous(rounds[-1].fit)
+    fit = pseudonymous(rounds[-1].fit, rater_names(rounds[-1]))
     accuracy = interval(fit.get("accuracy"))
     if accuracy is None:
         return None
@@ -74,27 +66,22 @@ def reward_page(rounds: Sequence[RoundFiles], image_path: Callable[[str], Path] 
         panels=tuple(reward_panels(rounds, fit, accuracy)),
         models=tuple(judgements),
         measures=tuple(_measures(list(judgements.values()))),
-        raters=tuple(_raters(fit)),
         mistakes=pictures.mistakes(found, image_path) if found and image_path is not None else None,
         candidates=tuple(each for each in fit.get("candidates") or () if isinstance(each, dict)),
         chosen=str(fit.get("head", "")),
     )
 
 
-def pseudonymous(fit: Mapping[str, Any]) -> dict[str, Any]:
-    """A fit report whose raters are called `rater 1`, `rater 2`, ...: a report is a thing to be passed on."""
-    judgements = [fit[key] for key in ("judgement", "zero_shot_judgement") if isinstance(fit.get(key), dict)]
-    fitted, mistakes = fit.get("raters_fitted") or {}, fit.get("mistakes") or []
-    ids = {*fitted, *(each.get("rater") for each in mistakes), *(k for each in judgements for k in each["by_rater"])}
-    names = {rater: f"rater {place}" for place, rater in enumerate(sorted(map(str, ids)), start=1)}
+def pseudonymous(fit: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """A fit report whose raters are called by these names."""
     renamed = dict(fit)
     for key in ("judgement", "zero_shot_judgement"):
         if isinstance(fit.get(key), dict):
             renamed[key] = fit[key] | {"by_rater": _renamed(fit[key]["by_rater"], names)}
-    if fitted:
-        renamed["raters_fitted"] = _renamed(fitted, names)
-    if mistakes:
-        renamed["mistakes"] = [each | {"rater": names[str(each.get("rater"))]} for each in mistakes]
+    if fit.get("raters_fitted"):
+        renamed["raters_fitted"] = _renamed(fit["raters_fitted"], names)
+    if fit.get("mistakes"):
+        renamed["mistakes"] = [each | {"rater": names[str(each.get("rater"))]} for each in fit["mistakes"]]
     return renamed
 
 
@@ -134,12 +121,12 @@ def reward_answers(fit: Mapping[str, Any], accuracy: Interval) -> list[words.Ans
 def _against_chance(fit: Mapping[str, Any], accuracy: Interval) -> list[str]:
     held_out = "pairs of images" if fit.get("held_out_by") == "images" else "prompts"
     sentences = [
-        f"Right on {_share(accuracy)} of {words.count(accuracy.n, 'comparison')} with {held_out} held out from it; "
-        "a coin is right on half."
+        f"Right on {words.share(accuracy)} of {words.count(accuracy.n, 'comparison')} with {held_out} held out from "
+        "it; a coin is right on half."
     ]
     zero_shot, gain = interval(fit.get("zero_shot")), interval(fit.get("gain"))
     if zero_shot is not None and gain is not None:
-        sentences.append(f"Zero-shot CLIP, without any rating: {_share(zero_shot)}. {_difference(gain)}")
+        sentences.append(f"Zero-shot CLIP, without any rating: {words.share(zero_shot)}. {_difference(gain)}")
     return sentences
 
 
@@ -148,8 +135,8 @@ def _against_people(found: Mapping[str, Any]) -> list[str]:
     if human is None or model is None:
         return []
     return [
-        f"A rater agrees with the others on {_share(human)} of {words.count(human.n, 'answer')} to pairs that several "
-        f"rated; the reward model gives {_share(model)} of these same answers."
+        f"A rater agrees with the others on {words.share(human)} of {words.count(human.n, 'answer')} to pairs that "
+        f"several rated; the reward model gives {words.share(model)} of these same answers."
     ]
 
 
@@ -160,7 +147,7 @@ def _against_the_last_round(fit: Mapping[str, Any]) -> list[str]:
     if accuracy is not None and gain is not None:
         sentences.append(
             f"Round {previous.get('round')}’s model, on {words.count(accuracy.n, 'comparison')} of the newest round: "
-            f"{_share(accuracy)}. {_difference(gain)}"
+            f"{words.share(accuracy)}. {_difference(gain)}"
         )
     agreement = interval(drift.get("agreement"))
     if agreement is not None:
@@ -220,7 +207,9 @@ def _what_it_rests_on(fit: Mapping[str, Any]) -> list[str]:
     elif candidates:
         sentences.append(f"Head: {fit.get('head')}, the only one tried with so many comparisons.")
     if figures.finite([fit.get("side_bias")]):
-        sentences.append(f"Between two equal images, raters choose the left one {_left(fit['side_bias'])} of the time.")
+        sentences.append(
+            f"Between two equal images, raters choose the left one {words.left(fit['side_bias'])} of the time."
+        )
     return sentences
 
 
@@ -250,30 +239,7 @@ def _measures(judgements: Sequence[Mapping[str, Any]]) -> list[MeasureRow]:
     return table
 
 
-def _raters(fit: Mapping[str, Any]) -> list[RaterRow]:
-    return [
-        RaterRow(
-            name=name,
-            answers=words.number(float(each.get("answers", math.nan)), 0),
-            reliability=_with_error(each.get("reliability"), each.get("reliability_se")),
-            left=_left(each["side_bias"]) if figures.finite([each.get("side_bias")]) else "–",
-        )
-        for name, each in sorted((fit.get("raters_fitted") or {}).items(), key=_place)
-    ]
-
-
-def _place(named: tuple[str, Any]) -> int:
-    return int(named[0].rpartition(" ")[2])
-
-
 # -- numbers in words -----------------------------------------------------------------------------------------------
-
-
-def _share(found: Interval) -> str:
-    if not math.isfinite(found.low):
-        return f"{words.number(100 * found.mean, 1)} % (no interval)"
-    low, high = (words.number(100 * min(max(end, 0.0), 1.0), 1) for end in (found.low, found.high))
-    return f"{words.number(100 * found.mean, 1)} % (95 % interval {low} to {high})"
 
 
 def _difference(gain: Interval) -> str:
@@ -291,14 +257,6 @@ def _ends(found: Interval, scale: float, digits: int) -> str:
         return ""
     low, high = (words.number(scale * min(max(end, -1.0), 1.0), digits) for end in (found.low, found.high))
     return f" [{low}, {high}]"
-
-
-def _with_error(value: float | None, error: float | None) -> str:
-    return f"{words.number(value, 2)} ± {words.number(error, 2)}"
-
-
-def _left(side_bias: float) -> str:
-    return f"{words.number(100 / (1 + math.exp(-float(side_bias))), 0)} %"
 
 
 def _legend(fit: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -219,7 +219,8 @@ def _by_measure(history: History, splits: Sequence[str], last: int, best_of: int
             has_best = True
             series.insert(0, Series(colour="best", points=best, marker="^", dashes=":", shift=0.12))
         alt = f"{measure.name}: gain over the reference by round"
-        unit = f"gain, {ruler.unit}" if ruler.unit else "gain"
+        gain = "" if measure.key == KL else "gain"  # of the reference it is 0
+        unit = ", ".join(part for part in (gain, ruler.unit) if part)
         svg = figures.over_rounds(f"gain-{measure.key}", series, last, scale=ruler.scale, unit=unit, alt=alt)
         panels.append(Panel(title=measure.name, svg=svg, note=measure.judge))
     legend = [(colours.get(split, "muted"), words.SPLITS.get(split, split)) for split in splits]

@@ -95,6 +95,19 @@ def ruler(judged: Judged) -> Ruler:
     return Ruler.of(judged.measure, judged.spread)
 
 
+def share(found: Interval) -> str:
+    """A share as per cent, with its interval."""
+    if not math.isfinite(found.low):
+        return f"{number(100 * found.mean, 1)} % (no interval)"
+    low, high = (number(100 * min(max(end, 0.0), 1.0), 1) for end in (found.low, found.high))
+    return f"{number(100 * found.mean, 1)} % (95 % interval {low} to {high})"
+
+
+def left(side_bias: float) -> str:
+    """How often somebody with that side bias, in log-odds, takes the left one of two equal images."""
+    return f"{number(100 / (1 + math.exp(-float(side_bias))), 0)} %"
+
+
 def tiny(value: float) -> str:
     """A small number as people write it: `3 × 10⁻⁶`, or plainly where it is not small."""
     if value == 0 or abs(value) >= 0.001:
@@ -123,8 +136,8 @@ def listed(things: Iterable[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-def count(amount: int, thing: str) -> str:
-    return f"{amount:,} {thing}{'' if amount == 1 else 's'}".replace(",", _THIN)
+def count(amount: int, thing: str, things: str = "") -> str:
+    return f"{amount:,} {thing if amount == 1 else things or f'{thing}s'}".replace(",", _THIN)
 
 
 # -- verdict --------------------------------------------------------------------------------------------------------

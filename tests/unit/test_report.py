@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from scipy import stats
@@ -20,6 +22,7 @@ from scipy import stats
 from data.bootstrap import Interval
 from data.evaluation import ImageScore, best_of
 from data.workspace import Workspace
+from hitl.commands import report
 from hitl.core.errors import WorkspaceError
 from hitl.report import build_report
 from hitl.report.files import read_round, read_rounds
@@ -230,6 +233,68 @@ def test_a_torn_last_line_and_a_repeated_step_of_the_metrics_are_coped_with(work
     assert [row["metrics"]["reward_mean"] for row in rows] == [0.1, 9.0]
 
 
+def test_without_held_out_prompts_the_report_says_what_that_leaves_open(workspace: Workspace):
+    write_round(workspace, 1, make_scores("better", splits=("train",)))
+    page, facts = built(workspace, 1)
+    assert "was judged on no held-out prompts: nothing says whether it learned or remembers" in page.text
+    assert "on the prompts it trained on" in facts["verdict"]["headline"].lower()
+
+
+def test_a_round_without_its_checkpoint_is_reported_and_nobody_is_sent_to_it(workspace: Workspace):
+    folder = write_round(workspace, 1, make_scores("better"))
+    assert "Use this policy" in built(workspace, 1)[0].text
+    shutil.rmtree(folder / "train" / "policy")
+    page, facts = built(workspace, 1)
+    assert facts["verdict"]["word"] == "Better"
+    assert "The policy of round 1 is not in rounds/0001/train/policy" in page.text
+    assert "Use this policy" not in page.text
+
+
+def test_a_round_of_an_older_version_has_its_report_and_what_it_lacks_is_named(workspace: Workspace):
+    """Before 0.1 a round was judged by the learned reward and gold alone, in a table with these columns."""
+    for n in (1, 2):
+        folder = write_round(workspace, n, make_scores("better", seed=n))
+        old = workspace.manifest(n, "evaluate")
+        assert old is not None
+        del old["judges"]
+        workspace.write_manifest(n, "evaluate", old)
+        table = pq.read_table(folder / "evaluate" / "scores.parquet")
+        columns = "subject prompt_id prompt task split index reward correctness exact taste".split()
+        pq.write_table(table.select(columns), folder / "evaluate" / "scores.parquet")
+    _, facts = built(workspace, 2)
+    assert facts["verdict"]["word"] == "Better"
+    lacks = "was judged by an older version, without diversity, KL in nats"
+    assert [line for line in facts["missing"] if "older" in line] == [
+        f"Round 1 {lacks} and rewards that training did not use. `hitl evaluate 1` measures them.",
+        f"Round 2 {lacks}, rewards that training did not use and the policy it started from. "
+        "`hitl evaluate 2` measures them.",
+    ]
+
+
+@pytest.mark.parametrize("kept", [(), ("draw",), ("draw", "rate"), ("draw", "rate", "fit")], ids=str)
+def test_a_round_that_is_not_judged_has_a_report_by_command(
+    workspace: Workspace, kept: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+):
+    folder = write_round(workspace, 1, make_scores("better"))
+    workspace.config_path.write_text("")
+    for stage in {"draw", "rate", "fit", "train", "evaluate"} - {*kept}:
+        shutil.rmtree(folder / stage)
+    report.run(0, workspace.root, as_json=True)
+    assert json.loads(capsys.readouterr().out)["round"] == 1
+    facts = json.loads((folder / "report.json").read_text())
+    assert facts["verdict"]["word"] == "Not judged"
+    assert sum("is not finished" in line for line in facts["missing"]) == 5 - len(kept)
+
+
+def test_a_round_with_zero_votes_has_a_report(workspace: Workspace):
+    write_round(workspace, 1, make_scores("same"), fit=False)
+    none = {"seconds": 1.0, "ratings": 0, "comparisons": 0, "raters": 0, "simulated": 0, "snapshot": ""}
+    workspace.write_manifest(1, "rate", none)
+    page, _ = built(workspace, 1)
+    assert "0 ratings by 0" in page.text
+    assert "They cost 0 ratings" in page.text
+
+
 def test_a_round_that_never_was_is_an_error(workspace: Workspace):
     write_round(workspace, 2, make_scores("same"))
     with pytest.raises(WorkspaceError, match="There is no round 5") as raised:
@@ -253,6 +318,23 @@ def test_the_page_stands_alone_and_is_well_formed(workspace: Workspace):
     assert {address[1:] for address in page.addresses if address.startswith("#")} <= set(ids)
     assert "#0a0b" not in html  # every stand-in colour became a variable of the page
     assert page.tags.count("svg") >= 10
+
+
+def test_what_the_rounds_cost(workspace: Workspace):
+    """By hand: a round takes 10 + 20 + 5 + 60 + 5 seconds, 48 ratings and 256 reward queries."""
+    for n in (1, 2):
+        write_round(workspace, n, make_scores("same", prompts=3))
+    page, facts = built(workspace, 2)
+    assert "2 rounds took 3 min 20 s; training was 60 % of it, judging 5 %." in page.text.replace("\u202f", " ")
+    assert "They cost 96 ratings and 512 reward queries" in page.text
+    assert facts["cost"]["2"] | {"comparisons": None} == {
+        "total": 100.0,
+        "shares": {"train": 0.6, "evaluate": 0.05},
+        "ratings": 48,
+        "comparisons": None,
+        "drawn": 96,
+        "reward_queries": 256,
+    }
 
 
 def test_names_and_prompts_are_escaped(workspace: Workspace):

@@ -253,6 +253,26 @@ def test_waiting_ends_with_the_last_rating(hub: Hub):
     assert (result["ratings"], result["comparisons"], result["raters"], result["simulated"]) == (2, 2, 1, 0)
 
 
+def test_a_report_of_half_a_round_does_not_make_it_look_finished(hub: Hub, monkeypatch: pytest.MonkeyPatch):
+    """Killed before its last report, the round is not done: the early one must not stand in its place."""
+    round = a_drawn_round(hub)
+    report = hub.workspace.round_dir(1) / "report.html"
+    for stage in STAGES:
+        monkeypatch.setitem(rounds.STAGES, stage, lambda _: {})
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rounds, "build_report", killed)
+    report.parent.mkdir(parents=True, exist_ok=True)
+    report.write_text("half a round")
+    with pytest.raises(KeyboardInterrupt):
+        advance(round)
+    assert hub.workspace.is_done(1, "evaluate")
+    assert not report.exists()
+    assert rounds.next_round(hub.workspace) == 1
+
+
 def test_a_fit_that_refuses_too_few_ratings_opens_the_round_again(hub: Hub, monkeypatch: pytest.MonkeyPatch):
     """Rate one of two, go on; the fit refuses; rate the other; now the fit sees both."""
     round = a_drawn_round(hub)
