@@ -22,6 +22,7 @@ from data.records import FINISHED, Image, Prompt, Task, standing_ratings
 from data.round_agreement import round_agreement
 from data.store import Store
 from data.task_policies import Candidate, RandomTasks, UncertainTasks, choose, sets_of
+from data.win_rates import blind_win_rates
 from data.workspace import Workspace, write_atomically
 from hitl.config import RunConfig, load_config, to_toml
 from hitl.core.errors import ConfigError, NotEnoughRatings, RewardAtChance, WorkerError, WorkspaceError
@@ -314,6 +315,7 @@ def gather_ratings(round: Round) -> dict[str, Any]:
         "simulated": sum(rater.kind == "simulated" for rater in hub.store.raters() if rater.rater_id in raters),
         "snapshot": snapshot.sha256,
         "agreement": round_agreement(hub.store, round.number),
+        "blind": [asdict(each) for each in blind_win_rates(hub.store.judgements(round.number))],
     }
 
 

@@ -141,6 +141,14 @@ def read_rounds(workspace: Workspace, number: int) -> list[RoundFiles]:
     return [read_round(workspace, n) for n in [*earlier, number]]
 
 
+def later_ratings(workspace: Workspace, number: int) -> dict[str, Any] | None:
+    """The manifest of the ratings of the round after: they judge this round's policy."""
+    try:
+        return workspace.manifest(number + 1, "rate")
+    except WorkspaceError:
+        return None
+
+
 def read_round(workspace: Workspace, number: int) -> RoundFiles:
     """One round; whatever cannot be read is named in `missing`."""
     folder = workspace.round_dir(number)

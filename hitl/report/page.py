@@ -13,7 +13,8 @@ import jinja2
 from data.evaluation import DIVERSITY, KL, PREVIOUS
 from data.workspace import STAGES, Workspace, write_atomically
 from hitl.report import figures, pictures, words
-from hitl.report.files import RoundFiles, read_rounds
+from hitl.report.blind import blind_answer, blind_of, percent
+from hitl.report.files import RoundFiles, later_ratings, read_rounds
 from hitl.report.judgement import Judged, judge_round, judge_tasks
 from hitl.report.provenance import Provenance, provenance, simulated, when
 from hitl.report.raters_page import hidden, rater_names, raters_page
@@ -37,6 +38,9 @@ def write_report(workspace: Workspace, number: int) -> Path:
     answers = words.story(judged, latest.best_of, bias, number - 1)
     if told := (latest.manifests.get("train", {}).get("guard") or {}).get("words"):
         answers.append(words.Answer(question="Did the guard step in?", sentences=(str(told),)))
+    blind = blind_of(rounds, later_ratings(workspace, number))
+    if judged:
+        answers.append(blind_answer(blind, number))
     missing = [*_gaps(rounds, number), *latest.missing]
     origin = provenance(rounds)
     shown = {
@@ -47,10 +51,12 @@ def write_report(workspace: Workspace, number: int) -> Path:
         "missing": missing,
         "judged": judged,
         "origin": origin,
+        "blind": blind,
         **_shown(rounds, judged, workspace.image_path),
     }
     page = _environment().get_template("report.html.j2").render(shown)
     facts = _facts(rounds, judged, bias, verdict, answers, missing, origin)
+    facts["blind"] = plain([asdict(each) for each in blind])
     folder = workspace.round_dir(number)
     text = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(folder / JSON_FILE, f"{text}\n".encode())
@@ -101,6 +107,7 @@ def _environment() -> jinja2.Environment:
         "duration": words.duration,
         "count": words.count,
         "mark": interval_mark,
+        "percent": percent,
         "stages": STAGES,
     }
     return environment

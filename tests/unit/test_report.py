@@ -8,10 +8,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -21,6 +21,8 @@ from scipy import stats
 
 from data.bootstrap import Interval
 from data.evaluation import ImageScore, best_of
+from data.records import Judgement
+from data.win_rates import blind_win_rates
 from data.workspace import Workspace
 from hitl.commands import report
 from hitl.core.errors import WorkspaceError
@@ -552,3 +554,58 @@ def test_the_report_needs_no_torch_gradio_or_duckdb(workspace: Workspace):
         "assert {'torch', 'gradio', 'duckdb'}.isdisjoint(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(workspace.root)], check=True, timeout=240, capture_output=True)
+
+
+# -- blind votes ------------------------------------------------------------------------------------------------------
+
+
+def vote(number: int, model: str, other: str, outcome: Literal["a", "b", "tie"], rater: str) -> Judgement:
+    return Judgement(
+        rating_id=f"{model}{number}{rater}",
+        task_id=f"t{number}",
+        round=2,
+        study=None,
+        kind="pairwise",
+        prompt_id=f"p{number}",
+        rater_id=rater,
+        model=model,
+        other=other,
+        outcome=outcome,
+        both_bad=False,
+        left="a",
+    )
+
+
+def blind_votes() -> list[dict[str, Any]]:
+    """Of 24 votes on 12 prompts by two raters the policy of round 1 wins 18, ties 2 and loses 4: 19 of 24."""
+    wins, losses = (4 <= i < 22 for i in range(24)), (i >= 22 or i < 2 for i in range(24))
+    votes = [
+        vote(
+            i // 2, "policy of round 1", "reference", "a" if won else "b" if lost else "tie", "ann" if i % 2 else "bob"
+        )
+        for i, (won, lost) in enumerate(zip(wins, losses, strict=True))
+    ]
+    return [asdict(each) for each in blind_win_rates(votes)]
+
+
+def test_the_next_rounds_raters_judge_a_rounds_policy_blind(workspace: Workspace):
+    write_round(workspace, 1, make_scores("better"))
+    page, facts = built(workspace, 1)
+    assert "Nobody has compared round 1’s pictures blind yet" in page.text
+    assert facts["blind"] == []
+    write_round(workspace, 2, make_scores("better"))
+    rate = workspace.manifest(2, "rate")
+    assert rate is not None
+    workspace.write_manifest(2, "rate", rate | {"blind": blind_votes()})
+    page, facts = built(workspace, 1)
+    assert facts["blind"][0]["over_prompts"]["mean"] == pytest.approx(19 / 24)
+    sentence = "The policy of round 1 won 79\u202f% ["
+    assert sentence in page.text
+    assert (
+        "of 24 blind votes against the reference (ties as halves), by 2 raters: clearly preferred."
+        in page.text.replace("\u202f", " ")
+    )
+    page, _ = built(workspace, 2)
+    assert "Nobody has compared round 2’s pictures blind yet" in page.text
+    assert sentence in page.text
+    assert "People, blind" in page.text
