@@ -38,6 +38,7 @@ let waitingKeys = []; // pressed before the pictures were ready: used one by one
 let rated = new Set(); // tasks rated here; the server may still offer them while a rating is on its way
 let marks = 0; // how often `rated` has grown
 let history = []; // the last ratings, for undo
+let machineWorks = false; // so that what is rated now is a study's
 let progress = null;
 let fetching = false;
 let pollTimer = null;
@@ -136,8 +137,9 @@ async function refill() {
   if (!outbox.size) setBanner('');
   renewMs = Math.min(LONGEST_RENEW_S, answer.body.lease_s / 3) * 1000;
   over = false;
-  // The machine has learned from an earlier round's ratings already, and would not offer their pairs again.
-  history = history.filter((entry) => entry.task.round === answer.body.progress.round);
+  // The machine has learned from the ratings before it began to work, and would not offer their pairs again.
+  machineWorks = !['rate', 'idle'].includes(answer.body.live.stage);
+  history = history.filter((entry) => entry.task.round === answer.body.progress.round && (entry.machineWorks || !machineWorks));
   const offered = answer.body.tasks;
   // The server had every rating of this page when it answered: what it offers again was undone in another tab.
   if (sentAll && marks === marksBefore) offered.forEach((task) => rated.delete(task.task_id));
@@ -362,7 +364,7 @@ function vote(payload, marks, said) {
   };
   markRated(task.task_id);
   const { pictures, ...plain } = task;
-  history = [...history, { rating_id: rating.rating_id, isSkip, task: plain }].slice(-MOST_UNDO);
+  history = [...history, { rating_id: rating.rating_id, isSkip, machineWorks, task: plain }].slice(-MOST_UNDO);
   saveHistory();
   outbox.put('api/ratings', rating);
   if (!isSkip) { count(+1); setSinceBreak(sinceBreak + 1); }

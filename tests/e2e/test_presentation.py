@@ -8,7 +8,7 @@ from playwright.sync_api import Browser, BrowserContext, expect
 from data.assignment import REPEAT_AFTER
 
 from .conftest import Hub, open_page, when_ready
-from .test_rating import press_slowly, wait_for
+from .test_rating import press_at, press_slowly, wait_for
 
 pytestmark = pytest.mark.e2e
 
@@ -69,3 +69,43 @@ def test_a_repeat_shows_the_same_pictures_with_their_sides_swapped(hub: Hub, con
     wait_for(lambda: len(hub.store.repeats(1)) == 1)
     assert hub.store.repeats(1)[0].agreement == 0.0  # left twice
     expect(page.locator("[data-progress]")).to_contain_text(f"{len(shown)}/{REPEAT_AFTER + 8 + 1}")
+
+
+def test_a_study_is_rated_while_the_machine_works(hub: Hub, context: BrowserContext) -> None:
+    """Its two questions are asked apart, in words. Undo takes back what was said to it, and not what the machine has
+    learned from.
+    """
+    hub.add_round(1, 1)
+    pair = hub.store.tasks(1)[0]
+    judged = {"purpose": "judge", "models": ("new", "old"), "study": "which"}
+    kinds = ("alignment", "quality", "alignment")
+    study = [replace(pair, task_id=f"r1-9{n:02d}", kind=kind, **judged) for n, kind in enumerate(kinds)]
+    page = open_page(context, hub, "Anna")
+    press_at(page, "r1-000", "ArrowRight")
+    wait_for(lambda: len(hub.standing()) == 1)
+    hub.live.enter("train", "Training", round=1, rounds=2)
+    hub.store.add_tasks(study)
+    questions = {
+        "alignment": "Which picture shows the text more exactly, however it looks?",
+        "quality": "Which picture looks better, whatever the text says?",
+    }
+    for task in study[:2]:
+        expect(page.locator(f'[data-task="{task.task_id}"][data-ready="yes"]')).to_have_count(1)
+        expect(page.locator("[data-question]")).to_have_text(questions[task.kind])
+        page.keyboard.press("ArrowLeft")
+    wait_for(lambda: len(hub.store.judgements(study="which")) == 2)
+    expect(page.locator("[data-progress]")).to_contain_text("3/4")
+    when_ready(page)
+    page.keyboard.press("u")
+    wait_for(lambda: len(hub.store.judgements(study="which")) == 1)
+    expect(page.locator(f'[data-task="{study[1].task_id}"][data-ready="yes"]')).to_have_count(1)
+    expect(page.locator("[data-question]")).to_have_text(questions["quality"])
+    page.keyboard.press("ArrowRight")
+    wait_for(lambda: len(hub.store.judgements(study="which")) == 2)
+    expect(page.locator(f'[data-task="{study[2].task_id}"][data-ready="yes"]')).to_have_count(1)
+    for _ in range(4):
+        page.keyboard.press("u")
+    wait_for(lambda: len(hub.store.judgements(study="which")) == 0)
+    page.wait_for_timeout(500)
+    assert hub.choices() == ["right"]
+    assert hub.store.progress(1).done == 1
