@@ -210,10 +210,11 @@ class Pair:
 
 
 def tasks_of(
-    store: Store, name: str, pairs: Sequence[Pair], *, a: str, b: str, raters: int, chance: random.Random
+    store: Store, name: str, pairs: Sequence[Pair], *, round: int, a: str, b: str, raters: int, chance: random.Random
 ) -> list[Task]:
-    """Of each pair a task for each question, in random order: the first image is B's, which is judged by A's."""
-    round = newest_drawn(store)
+    """Of each pair a task for each question, in random order: the first image is B's, which is judged by A's. `round`
+    is the newest that has tasks.
+    """
     asked = [(pair, question) for pair in pairs for question in QUESTIONS]
     first = len(store.tasks(round))
     return [

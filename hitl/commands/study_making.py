@@ -62,7 +62,9 @@ def make(folder: Workspace, store: Store, config: RunConfig, asked: Asked) -> St
     """
     a, b = sides_of(folder, asked.a, asked.b)
     name = require_new(store, asked.name)
-    making = _Making(folder=folder, store=store, config=config, name=name, sides={"a": a, "b": b})
+    making = _Making(
+        folder=folder, store=store, config=config, name=name, sides={"a": a, "b": b}, round=newest_drawn(store)
+    )
     chance = random.Random(f"{config.project.seed}/study/{name}")
     places = making.places(making.prompts(asked.prompts), asked.votes, asked.raters, chance)
     images = making.images(places)
@@ -97,7 +99,9 @@ def make(folder: Workspace, store: Store, config: RunConfig, asked: Asked) -> St
     write_study(folder, study)
     store.add_prompts([prompt for prompt, _, _ in places])
     store.add_images([*images["a"], *images["b"]])
-    store.add_tasks(tasks_of(store, name, pairs, a=a.name, b=b.name, raters=asked.raters, chance=chance))
+    store.add_tasks(
+        tasks_of(store, name, pairs, round=making.round, a=a.name, b=b.name, raters=asked.raters, chance=chance)
+    )
     return study
 
 
@@ -124,6 +128,8 @@ class _Making:
     name: str
     sides: Mapping[str, Side]
     """By `a` and `b`."""
+    round: int
+    """The newest that has tasks: what is made is of it."""
     pictures: dict[str, dict[str, list[Shown]]] = field(default_factory=dict)
     """Of sides that are folders, by prompt."""
 
@@ -220,7 +226,7 @@ class _Making:
         return Image(
             image_id=image_id,
             prompt_id=prompt.prompt_id,
-            round=newest_drawn(self.store),
+            round=self.round,
             width=width,
             height=height,
             provenance={**told, "study": self.name, **FOR_JUDGING},
@@ -241,10 +247,16 @@ class _Making:
         ]
         texts = {prompt.prompt_id: prompt for pairs in wanted.values() for prompt, _ in pairs}
         found: dict[str, dict[tuple[str, int], Image]] = {key: {} for key in wanted}
-        keeper, round = Keeper(self.folder, is_trial=False), newest_drawn(self.store)
+        keeper = Keeper(self.folder, is_trial=False)
         try:
             result = run_apart(
-                "study", self.folder, self.config, place, round=round, inputs={"sides": sides}, doing="Drawing images"
+                "study",
+                self.folder,
+                self.config,
+                place,
+                round=self.round,
+                inputs={"sides": sides},
+                doing="Drawing images",
             )
             for row in result["images"]:
                 side = self.sides[row["side"]]

@@ -13,6 +13,7 @@ from PIL import Image as Picture
 from scipy import stats
 
 from apps.session import RatingDesk
+from data.backup import belongs
 from data.blind import is_for_judging
 from data.integrity import check
 from data.records import Prompt
@@ -124,6 +125,7 @@ def test_a_study_of_two_folders_from_its_beginning_to_its_result(hitl: Hitl, tmp
     assert quality["by_rater"] == pytest.approx(dict(zip(("rater-001", "rater-002", "rater-003"), shares, strict=True)))
     assert quality["sd_of_raters"] == pytest.approx(stats.tstd(shares))
     told = hitl("study", "result")[1]
+    assert belongs("studies/which/study.json")  # to a backup
     assert "quality, which looks better: B is better." in told
     assert "alignment, which shows the text more exactly: even: no difference was found." in told
     assert "It is not finished" not in told
