@@ -392,7 +392,7 @@ def test_after_a_training_that_was_stopped_no_further_round_begins_unless_asked_
         assert run_rounds(hub, 1) == [3]
 
 
-NOTHING = dict.fromkeys(("workspace", "prompts", "images", "ratings", "raters", "lost", "hub"), "")
+NOTHING = dict.fromkeys(("prompts", "images", "ratings", "raters"), 0) | dict.fromkeys(("workspace", "lost", "hub"), "")
 """What `hitl status` says beside the rounds."""
 
 
