@@ -1,0 +1,5 @@
+"""The experiments there are."""
+
+from benchmarks.papers import dpok_tasks
+
+EXPERIMENTS = {each.EXPERIMENT.name: each.EXPERIMENT for each in (dpok_tasks,)}
