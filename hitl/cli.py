@@ -50,11 +50,23 @@ def round_(
     after: Annotated[
         str, typer.Option("--after", help="Go on after so long, even when ratings are missing: 90s, 30m, 2h.")
     ] = "",
+    log_with: Annotated[
+        list[str] | None,
+        typer.Option("--log-with", help="Log to tensorboard, wandb or trackio too; several with commas between them."),
+    ] = None,
     workspace: WorkspaceOption = None,
     settings: SetOption = None,
 ) -> None:
     """Run rounds: draw, rate, fit, train, evaluate, report. Can be stopped, killed and continued at any point."""
-    _run("round", count=n, raters=raters, after=after, workspace=workspace, settings=settings or [])
+    _run(
+        "round",
+        count=n,
+        raters=raters,
+        after=after,
+        log_with=log_with or [],
+        workspace=workspace,
+        settings=settings or [],
+    )
 
 
 @app.command()
@@ -89,11 +101,11 @@ def status(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> No
 
 @app.command()
 def report(
-    number: Annotated[int, typer.Argument(metavar="[ROUND]", help="Which round. Default: the last finished one.")] = 0,
+    number: Annotated[int, typer.Argument(metavar="[ROUND]", help="Which round. Default: the last judged one.")] = 0,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a round's report again and print where it is."""
+    """Write a round's report, of half a round too, and print where it is."""
     _run("report", number=number, workspace=workspace, as_json=as_json)
 
 

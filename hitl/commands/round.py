@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from apps.simulated import crew
@@ -16,17 +17,21 @@ from hitl.commands.hub import Served, running_hub
 from hitl.commands.progress import Display
 from hitl.core.errors import ConfigError
 from hitl.rounds import Hub, guard_says, run_rounds
+from hitl.tracking import trackers_of, tracking
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 _FAREWELL_S = 3.0
 """The server stays so long after the last round: open pages, which ask every second, learn that all is done."""
 
 
-def run(count: int, raters: str, after: str, workspace: Path | None, settings: list[str]) -> None:
+def run(
+    count: int, raters: str, after: str, log_with: Sequence[str], workspace: Path | None, settings: list[str]
+) -> None:
     if count < 1:
         raise ConfigError(f"--n is {count}, but must be 1 or more.", hint="For example: hitl round --n 5")
-    simulated = parse_raters(raters)
+    simulated, trackers = parse_raters(raters), trackers_of(log_with)
     start = ["hitl", "round", "--raters", raters, *(["--after", after] if after else [])]
+    start += ["--log-with", ",".join(trackers)] if trackers else []
     start += [part for setting in settings for part in ("--set", setting)]
     wait_s = parse_duration(after) if after else None
     # A polite kill stops as cleanly as Ctrl-C. Set for both: a shell starts background jobs with SIGINT ignored.
@@ -42,7 +47,8 @@ def run(count: int, raters: str, after: str, workspace: Path | None, settings: l
             )
         served.hub.worker.start()
         try:
-            numbers = _run_with_raters(served, count, simulated)
+            with tracking(served.hub.workspace, trackers):
+                numbers = _run_with_raters(served, count, simulated)
         except KeyboardInterrupt:
             status = served.hub.live.view()
             left = status.rounds - status.round + 1 if status.round else count
