@@ -75,7 +75,8 @@ def _opened(name: str, workspace: Workspace, folder: Path, run: str) -> GeneralT
     if name == "tensorboard":
         tracker.tracker.add_text("settings", "\n".join(f"    {key} = {value}" for key, value in settings.items()))
     if name == "wandb":  # its own axis counts calls, and must not go back
-        for axis, group in (("epoch", "train"), ("round", "evaluate"), ("round", "fit"), ("round", "cost")):
+        groups = {"epoch": ("train", "guard"), "round": ("fit", "evaluate", "cost")}
+        for axis, group in ((axis, group) for axis, names in groups.items() for group in names):
             tracker.tracker.define_metric(f"{group}/*", step_metric=axis)
     return tracker
 

@@ -29,24 +29,29 @@ def points(workspace: Workspace, known: Collection[str] = ()) -> Iterator[Point]
             return
         manifests = {stage: workspace.manifest(number, stage) for stage in STAGES}
         rows = read_report(workspace.round_dir(number) / "metrics.jsonl")
-        # Of a step that was run again after a crash, the last; it comes out the same.
-        trained = {row["step"]: row["metrics"] for row in rows if row["stage"] == "train" and row["metrics"]}
-        found = [_training(number, epochs, step, trained[step]) for step in sorted(trained)]
+        found: list[Point] = []
+        for stage in ("train", "guard"):
+            # Of a step that was run again after a crash, the last; it comes out the same.
+            by_step = {row["step"]: row["metrics"] for row in rows if row["stage"] == stage and row["metrics"]}
+            found += [_epoch(number, stage, epochs, step, by_step[step]) for step in sorted(by_step)]
+        found.sort(key=lambda point: point.at)
         for stage, manifest in manifests.items():
             if manifest is not None:
                 found.append(_cost(number, stage, manifest))
         found += [make(number, manifest) for make, manifest in _findings(manifests) if manifest is not None]
         yield from (point for point in found if point.values and point.key not in known)
-        epochs += max(trained, default=0)  # a guard may have stopped it before its last epoch
+        # A guard may have stopped it before its last epoch.
+        epochs = max([epochs, *(point.at for point in found if point.axis == "epoch")])
 
 
 def _findings(manifests: Mapping[str, Any]) -> list[tuple[Any, dict[str, Any] | None]]:
     return [(_fit, manifests["fit"]), (_judgement, manifests["evaluate"])]
 
 
-def _training(number: int, before: int, step: int, metrics: Mapping[str, Any]) -> Point:
-    values = _finite({f"train/{name}": value for name, value in metrics.items()})
-    return Point(key=f"{number}/train/{step}", axis="epoch", at=before + step, values=values)
+def _epoch(number: int, stage: str, before: int, step: int, metrics: Mapping[str, Any]) -> Point:
+    """What training reports of an epoch, or its guard saw after it."""
+    values = _finite({f"{stage}/{name}": value for name, value in metrics.items()})
+    return Point(key=f"{number}/{stage}/{step}", axis="epoch", at=before + step, values=values)
 
 
 def _cost(number: int, stage: str, manifest: Mapping[str, Any]) -> Point:

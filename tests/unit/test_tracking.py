@@ -58,6 +58,19 @@ def test_epochs_are_counted_over_the_rounds_and_judgements_stand_at_their_round(
     assert list(points(workspace, {each.key for each in found})) == []
 
 
+def test_a_round_that_its_guard_stopped_early_counts_the_epochs_that_it_had(workspace: Workspace):
+    folder = a_round(workspace, 1, epochs=9)
+    rows = [
+        {"stage": stage, "step": step, "total": 9, "metrics": {"seen": step}, "time": 0.0}
+        for stage, step in (("train", 1), ("train", 2), ("guard", 2), ("train", 3))
+    ]
+    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    a_round(workspace, 2, epochs=1)
+    found = [(each.at, name) for each in points(workspace) if each.axis == "epoch" for name in each.values]
+    expected = [(1, "train/seen"), (2, "train/seen"), (2, "guard/seen"), (3, "train/seen"), (4, "train/reward_mean")]
+    assert found == expected
+
+
 def test_a_round_in_progress_gives_what_there_is_and_a_step_that_was_run_again_counts_once(workspace: Workspace):
     folder = a_round(workspace, 1)
     for stage in ("train", "evaluate"):
