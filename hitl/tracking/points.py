@@ -31,9 +31,10 @@ def points(workspace: Workspace, known: Collection[str] = ()) -> Iterator[Point]
         rows = read_report(workspace.round_dir(number) / "metrics.jsonl")
         found: list[Point] = []
         for stage in ("train", "guard"):
-            # Of a step that was run again after a crash, the last; it comes out the same.
+            # Of a step that was run again after a crash, the last; it comes out the same. A guard's first look is at
+            # the policy of the last round's end, where every gain is 0.
             by_step = {row["step"]: row["metrics"] for row in rows if row["stage"] == stage and row["metrics"]}
-            found += [_epoch(number, stage, epochs, step, by_step[step]) for step in sorted(by_step)]
+            found += [_epoch(number, stage, epochs, step, by_step[step]) for step in sorted(by_step) if step]
         found.sort(key=lambda point: point.at)
         for stage, manifest in manifests.items():
             if manifest is not None:

@@ -62,7 +62,7 @@ def test_a_round_that_its_guard_stopped_early_counts_the_epochs_that_it_had(work
     folder = a_round(workspace, 1, epochs=9)
     rows = [
         {"stage": stage, "step": step, "total": 9, "metrics": {"seen": step}, "time": 0.0}
-        for stage, step in (("train", 1), ("train", 2), ("guard", 2), ("train", 3))
+        for stage, step in (("guard", 0), ("train", 1), ("train", 2), ("guard", 2), ("train", 3))
     ]
     (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     a_round(workspace, 2, epochs=1)
