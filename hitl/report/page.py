@@ -69,8 +69,9 @@ def _shown(
 ) -> dict[str, Any]:
     """What the template shows beside the story: pictures, plots and tables."""
     latest = rounds[-1]
+    last_judged = next((files for files in reversed(rounds) if files.summary), latest)
     return {
-        "against": judges_of(judged),
+        "against": judges_of(judge_round(last_judged)),
         "best_of": latest.best_of,
         "shared_scale": _shared_scales(judged),
         "when": when(latest.times[1]) if latest.times else "",

@@ -58,7 +58,8 @@ def learning(rounds: Sequence[RoundFiles]) -> list[PanelGroup]:
     history = {files.number: judge_round(files) for files in rounds if files.summary}
     last = rounds[-1].number
     splits = list(dict.fromkeys(split for judged in history.values() for split in judged))
-    groups = [_against_judges(rounds, history, splits, last), _by_measure(history, splits, last, rounds[-1].best_of)]
+    best_of = next((files.best_of for files in reversed(rounds) if files.best_of), None)
+    groups = [_against_judges(rounds, history, splits, last), _by_measure(history, splits, last, best_of)]
     return [group for group in groups if group.panels]
 
 

@@ -288,6 +288,15 @@ def test_a_round_that_is_not_judged_has_a_report_by_command(
     assert sum("is not finished" in line for line in facts["missing"]) == 5 - len(kept)
 
 
+def test_the_curves_of_earlier_rounds_are_told_the_same_while_a_round_runs(workspace: Workspace):
+    write_round(workspace, 1, make_scores("better", prompts=3))
+    folder = write_round(workspace, 2, make_scores("better", prompts=3))
+    shutil.rmtree(folder / "evaluate")
+    page, _ = built(workspace, 2)
+    assert "best of 4 of the reference" in page.text
+    assert "Learned reward and gold should rise together" in page.text
+
+
 def test_a_round_with_zero_votes_has_a_report(workspace: Workspace):
     write_round(workspace, 1, make_scores("same"), fit=False)
     none = {"seconds": 1.0, "ratings": 0, "comparisons": 0, "raters": 0, "simulated": 0, "snapshot": ""}
