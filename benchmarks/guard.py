@@ -38,6 +38,7 @@ from data.bootstrap import interval
 from data.guard import Look, Rule
 from data.prompt_list import starter_prompts
 from data.records import Prompt
+from hitl.config import GuardConfig, RunConfig
 from hitl.stages.guard import Gold, evenly
 from reward_models.config import RewardFitConfig
 from reward_models.fit import fit_reward, load_backbone
@@ -91,6 +92,8 @@ def main() -> None:
         found = run(world, kind, int(number))
         (arguments.work / f"{name}.json").write_text(json.dumps(found))
         print(name, f"{time.process_time() - started:.0f} s", json.dumps(shortly(found)), flush=True)
+    if not (path := arguments.work / "cost.json").exists():
+        path.write_text(json.dumps(cost(world or World.open(arguments.work))))
     paths = [arguments.work / f"{name}.json" for name in wanted]
     runs = {path.stem: json.loads(path.read_text()) for path in paths if path.exists()}
     result = {
@@ -98,6 +101,7 @@ def main() -> None:
         "command": shlex.join(["python", "-m", "benchmarks.guard", *sys.argv[1:]]).replace(
             str(arguments.work), "workspace/guard"
         ),
+        "cost": json.loads((arguments.work / "cost.json").read_text()),
         "simulated": simulate(arguments.work / f"simulated-{arguments.simulated}.json", arguments.simulated),
         "real": {
             f"{looks} looks of {prompts} prompts, {images} pictures": errors(runs, looks, prompts, images)
@@ -129,7 +133,7 @@ class World:
     told: list[Prompt]
     held_out: list[Prompt]
     pool: torch.Tensor
-    """Pictures of the trained-on prompts, uint8 (prompts, images, 3, height, width)."""
+    """Pictures of the trained-on prompts, one prompt's after the other, uint8 (batch, 3, height, width)."""
     utility: np.ndarray
     judged: torch.Tensor
     """The reference's of the held-out prompts."""
@@ -148,12 +152,17 @@ class World:
         utility = Gold(1.0)(pool, texts).numpy().reshape(len(told), POOL_IMAGES)
         return cls(family=family, work=work, told=told, held_out=held_out, pool=pool, utility=utility, judged=judged)
 
+    def picture(self, image: str) -> np.ndarray:
+        """Of the pool, by its id."""
+        prompt, index = (int(part) for part in image.split("/"))
+        return self.pool[prompt * POOL_IMAGES + index].permute(1, 2, 0).numpy()
 
-def pictures(family: Family, prompts: Sequence[Prompt], count: int, *place: object) -> torch.Tensor:
+
+def pictures(family: Family, prompts: Sequence[Prompt], count: int, *place: object, steps: int = STEPS) -> torch.Tensor:
     return draw(
         family,
         [prompt.text for prompt in prompts for _ in range(count)],
-        steps=STEPS,
+        steps=steps,
         guidance=SAMPLE.guidance,
         seeds=[("guard", *place, prompt.text, index) for prompt in prompts for index in range(count)],
         batch_size=64,
@@ -181,14 +190,10 @@ def ratings(world: World, kind: str, number: int) -> list[dict[str, Any]]:
 def run(world: World, kind: str, number: int) -> dict[str, Any]:
     """One training without a guard: each look's scores, picture by picture, and what the end was by measurement."""
     with TemporaryDirectory() as folder:
-        flat = world.pool.flatten(0, 1) if world.pool.ndim == 5 else world.pool
-
-        def load(image: str) -> np.ndarray:
-            prompt, index = (int(part) for part in image.split("/"))
-            return flat[prompt * POOL_IMAGES + index].permute(1, 2, 0).numpy()
-
         fit = RewardFitConfig(heads=("linear",), folds=3, force=True)
-        report = fit_reward(ratings(world, kind, number), load, fit, world.work / "features", Path(folder) / "reward")
+        report = fit_reward(
+            ratings(world, kind, number), world.picture, fit, world.work / "features", Path(folder) / "reward"
+        )
         reward = ClipHead.load(Path(folder) / "reward")
         prompts = evenly([{"text": p.text, "task": p.task} for p in world.held_out], LOOK_PROMPTS)
         asked = [next(p for p in world.held_out if p.text == prompt["text"]) for prompt in prompts]
@@ -222,18 +227,59 @@ def run(world: World, kind: str, number: int) -> dict[str, Any]:
         }
 
 
+def cost(world: World) -> dict[str, float]:
+    """Processor seconds of an epoch and of a look by the default settings, and the looks' share of a round: the start's
+    and that of the last epoch beside five epochs."""
+    with TemporaryDirectory() as folder:
+        fit = RewardFitConfig(heads=("linear",), folds=3, force=True)
+        fit_reward(ratings(world, "healthy", 0), world.picture, fit, world.work / "features", Path(folder) / "reward")
+        reward = ClipHead.load(Path(folder) / "reward")
+        times, guard, usual = [], GuardConfig(), RunConfig()
+
+        class Clock:
+            def look(self, epoch: int) -> bool:
+                times.append(time.process_time())
+                watch = Recorder(world.family, reward, asked, backbone, ("cost",), steps=usual.evaluate.steps)
+                watch.look(epoch)
+                times.append(time.process_time())
+                return False
+
+            def kept(self) -> Path | None:
+                return None
+
+        asked, backbone = world.held_out[: guard.prompts], load_backbone(fit)
+        told = [prompt.text for prompt in world.told]
+        config = replace(usual.train, epochs=2)
+        where = {"folder": Path(folder) / "policy", "place": ("guard", "cost")}
+        train(world.family, Dpok(), reward, told, config, usual.sample, watch=Clock(), **where)
+    epoch, look = times[4] - times[3], times[5] - times[4]  # the first of each warms up
+    return {
+        "seconds of an epoch": round(epoch, 2),
+        "seconds of a look": round(look, 2),
+        "share of a round": round(2 * look / (usual.train.epochs * epoch), 4),
+    }
+
+
 class Recorder:
     """Looks as the guard's own, of a training that goes on whatever they show."""
 
     def __init__(
-        self, family: Family, reward: ClipHead, prompts: list[Prompt], backbone: Any, place: tuple[object, ...]
+        self,
+        family: Family,
+        reward: ClipHead,
+        prompts: list[Prompt],
+        backbone: Any,
+        place: tuple[object, ...],
+        *,
+        steps: int = STEPS,
     ) -> None:
         self.looks: list[Look] = []
+        self._steps = steps
         self._family, self._reward, self._prompts, self._place = family, reward, prompts, place
         self._backbone = backbone
 
     def look(self, epoch: int) -> bool:
-        images = pictures(self._family, self._prompts, LOOK_IMAGES, "look", *self._place)
+        images = pictures(self._family, self._prompts, LOOK_IMAGES, "look", *self._place, steps=self._steps)
         texts = [prompt.text for prompt in self._prompts for _ in range(LOOK_IMAGES)]
         with torch.no_grad():
             one, other = self._backbone.image_features(images).unflatten(0, (-1, LOOK_IMAGES)).unbind(1)

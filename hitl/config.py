@@ -265,7 +265,7 @@ class GuardConfig:
     """Stop when pictures of one prompt differ clearly less than this share of what the reference's do; 0: never."""
     kl_budget: float = 0.0
     """Stop when a look finds the policy further than this from the reference, in nats over the trained steps; 0: not
-    measured, which spares a fifth of a look."""
+    measured, which spares a quarter of a look."""
     on_stop: str = "end"
     """After a round whose training was stopped: `end` begins no further round by itself, `go_on` does."""
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from scipy.stats import binomtest
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import gpu, gpu_worker, growth
+from benchmarks import gpu, gpu_worker, growth, guard
 from rl.config import TrainConfig
 
 JOB: dict[str, Any] = {
@@ -137,3 +138,14 @@ def test_growth_varies_one_thing_at_a_time():
             names |= {*cases}
         assert "pixels 128" in names
         assert any(case.startswith("processes 2") for case in names)
+
+
+@pytest.mark.parametrize(("count", "total"), [(0, 40), (38, 40), (40, 40)])
+def test_shares_of_the_guards_errors_have_exact_intervals(count: int, total: int):
+    expected = binomtest(count, total).proportion_ci(0.95, method="exact")
+    assert guard.share(count, total)["interval"] == pytest.approx([expected.low, expected.high], abs=1e-4)
+
+
+def test_the_guards_runs_of_both_kinds_take_turns():
+    assert guard.wanted_runs(4, 2) == ["few-0", "healthy-0", "noisy-0", "healthy-1", "adversarial-0", "few-1"]
+    assert guard.wanted_runs(1, 2) == ["few-0", "healthy-0", "healthy-1"]
