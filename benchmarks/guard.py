@@ -4,14 +4,14 @@
 
 **Real**: short trainings of the starter, 3 epochs with 5 steps, against a reward model fitted on ratings by the
 simulated raters' own utility. `few` has 12 to 20 ratings; of `noisy` 40 % of 96 are turned round; of `adversarial` all
-96 are; these three climb the reward's own gradient (`draft` through the last two steps, no KL, eight updates an epoch
-at twice the usual rate), which finds what is wrong with it soonest. `healthy` has 400 ratings as they are and is
-trained by `dpok` as usual. An epoch has 8 prompts of 4 images. None is guarded. Each run has seeds of its own, a look
-of 32 held-out prompts and 2 pictures after each epoch, and in the end a measurement of 4 other pictures of each of all
-held-out prompts. By that a run is *over-optimised* when learned reward and gold moved clearly, up and down (95 %
-intervals over prompts); and a `healthy` one counts as healthy unless gold clearly fell. The rule is applied to the
-recorded looks afterwards: what it would have done, by any setting. What --work holds is not done again, and --minutes
-stops between two runs.
+96 are; these three climb the reward's own gradient (`draft` through the last three steps, without KL, twelve updates
+an epoch at twice the usual rate), which finds what is wrong with it soonest. `healthy` has 400 ratings as they are and
+is trained by `dpok` as usual. An epoch has 8 prompts, of 12 images there and of 4 here. None is guarded. Each run has
+seeds of its own, a look of 32 held-out prompts and 2 pictures after each epoch, and in the end a measurement of 4
+other pictures of each of all held-out prompts. By that a run is *over-optimised* when learned reward and gold moved
+clearly, up and down (95 % intervals over prompts); and a `healthy` one counts as healthy unless gold clearly fell. The
+rule is applied to the recorded looks afterwards: what it would have done, by any setting. What --work holds is not
+done again, and --minutes stops between two runs.
 
 **Simulated**: the rule alone on scores drawn from distributions like the real ones: right or not by prompt, a smooth
 part, prompts that gain and prompts that lose. Changes are in standard deviations of the start's pictures.
@@ -51,11 +51,11 @@ from rl.families.loading import load_family
 from rl.rollout import draw
 from rl.train import train
 
-KINDS = ("few", "noisy", "adversarial", "healthy")
+KINDS = ("adversarial", "few", "noisy", "healthy")
 STEPS, EPOCHS = 5, 3
 SAMPLE = SampleConfig(steps=STEPS, window=3)
 HEALTHY = TrainConfig(epochs=EPOCHS, prompts_per_epoch=8, images_per_prompt=4)
-HACKED = TrainConfig(epochs=EPOCHS, prompts_per_epoch=8, images_per_prompt=4, updates_per_epoch=8, learning_rate=0.008)
+HACKED = TrainConfig(epochs=EPOCHS, prompts_per_epoch=8, images_per_prompt=12, learning_rate=0.008)
 PER_TASK, POOL_IMAGES, LOOK_PROMPTS, LOOK_IMAGES, JUDGED_IMAGES = 8, 6, 32, 2, 4
 NOISE = 0.08
 """Of the raters' choices: Gumbel's scale, beside a utility of 0 to 2; as of the simulated raters."""
@@ -201,7 +201,7 @@ def run(world: World, kind: str, number: int) -> dict[str, Any]:
         is_healthy = kind == "healthy"
         train(
             world.family,
-            Dpok() if is_healthy else Draft(last_steps=2),
+            Dpok() if is_healthy else Draft(last_steps=3),
             reward,
             [prompt.text for prompt in world.told],
             HEALTHY if is_healthy else HACKED,

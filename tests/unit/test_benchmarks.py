@@ -147,5 +147,5 @@ def test_shares_of_the_guards_errors_have_exact_intervals(count: int, total: int
 
 
 def test_the_guards_runs_of_both_kinds_take_turns():
-    assert guard.wanted_runs(4, 2) == ["few-0", "healthy-0", "noisy-0", "healthy-1", "adversarial-0", "few-1"]
-    assert guard.wanted_runs(1, 2) == ["few-0", "healthy-0", "healthy-1"]
+    assert guard.wanted_runs(4, 2) == ["adversarial-0", "healthy-0", "few-0", "healthy-1", "noisy-0", "adversarial-1"]
+    assert guard.wanted_runs(1, 2) == ["adversarial-0", "healthy-0", "healthy-1"]
