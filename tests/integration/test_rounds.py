@@ -48,6 +48,9 @@ def test_a_round_leaves_every_stage_a_report_and_no_hub(undisturbed: Path):
     summary = workspace.manifest(1, "evaluate")
     assert summary is not None
     assert set(summary["summary"]["subjects"]) == {"reference", "policy", "best_of_2"}
+    guard = (workspace.manifest(1, "train") or {})["guard"]
+    assert (guard["reason"], guard["judges"]) == ("", ["gold"])
+    assert [look["epoch"] for look in guard["looks"]] == [0, 2, 3]
     card = (workspace.stage_dir(1, "train") / "policy" / "README.md").read_text()
     assert "KL to the base model" in card
     assert "by 2 raters" in card
