@@ -128,8 +128,7 @@ class Guard:
         )
         self.looks.append(look)
         if epoch == 0 and self.stage.inputs["policy_round"] and look.diversity and self.rule.min_diversity:
-            with self.family.reference():
-                self.reference = self._diversity(self._draw())
+            self.reference = self._diversity_of_reference()
         if epoch:
             found = self.rule.decide(self.looks[0], look, self.reference)
             if found.reason in ("diversity", "kl"):
@@ -163,6 +162,16 @@ class Guard:
         # All pictures of a prompt together: each one's own mean counts every pair twice.
         count = self.stage.config.guard.images_per_prompt
         return dict(zip(ids[::count], found.reshape(-1, count).mean(1).tolist(), strict=True))
+
+    def _diversity_of_reference(self) -> dict[str, float]:
+        """The first round started from it: where its first look was at the same pictures, it is known."""
+        path = self.stage.workspace.stage_dir(1, self.stage.name) / STAGE / _FILE
+        if path.exists():
+            kept = json.loads(path.read_text())
+            if kept["pictures"] == self._pictures() and kept["looks"]:
+                return kept["looks"][0]["diversity"]
+        with self.family.reference():
+            return self._diversity(self._draw())
 
     def _kl(self) -> tuple[float, ...]:
         config = self.stage.config
@@ -215,6 +224,8 @@ class Guard:
         config = self.stage.config
         return {
             "seed": config.project.seed,
+            "model": config.model.name,
+            "backbone": [config.fit.backbone, config.fit.pretrained],
             "steps": config.evaluate.steps,
             "guidance": config.sample.guidance,
             "prompts": [prompt["prompt_id"] for prompt in self.prompts],

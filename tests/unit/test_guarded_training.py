@@ -265,6 +265,19 @@ def test_looks_of_other_pictures_are_not_compared(tmp_path: Path, backbone: Back
     assert a_guard(other, family, backbone, darkness).looks == []
 
 
+def test_a_later_round_is_held_against_the_references_diversity_which_the_first_has_seen(
+    tmp_path: Path, backbone: Backbone, hacked: tuple[Stage, Guard, list[int]], monkeypatch: pytest.MonkeyPatch
+):
+    """Read from the first round where that looked at the same pictures, and else drawn: the same numbers."""
+    second = replace(hacked[0], round=2, inputs={"held_out": HELD_OUT, "policy_round": 1})
+    family = build_family()
+    drawn = a_guard(replace(second, workspace=Workspace(tmp_path)), family, backbone, darkness)
+    expected = drawn._diversity_of_reference()
+    monkeypatch.setattr("hitl.stages.guard.draw", None)
+    assert a_guard(second, family, backbone, darkness)._diversity_of_reference() == pytest.approx(expected)
+    assert expected == pytest.approx(hacked[1].looks[0].diversity)
+
+
 # -- who judges -------------------------------------------------------------------------------------------------------
 
 
