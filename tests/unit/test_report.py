@@ -378,7 +378,7 @@ def test_large_pictures_are_made_small_and_soft(workspace: Workspace):
     pictures = [picture for row in held_out.rows for picture in row.pictures if picture]
     sides = [Image.open(io.BytesIO(base64.b64decode(picture.uri.partition(",")[2]))).size for picture in pictures]
     assert set(sides) == {(256, 256)}
-    assert all(picture.uri.startswith("data:image/webp;") for picture in pictures)
+    assert all(picture.uri.startswith("data:image/jpeg;") for picture in pictures)
 
 
 def test_the_pictures_of_every_round_are_there_once_and_one_that_was_not_drawn_is_said_so(workspace: Workspace):
