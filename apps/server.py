@@ -29,6 +29,7 @@ from apps.account_routes import add_administration, add_entrance
 from apps.accounts import Accounts
 from apps.answers import error_response
 from apps.door import RESEARCHER_ONLY, Doorkeeper, PageGate, log_refusal
+from apps.live_report import add_live_report
 from apps.lost_images import lost_in_words, original
 from apps.proxy import ProxyGate, local_path
 from apps.rater_routes import add_introduction, add_own_data
@@ -227,6 +228,7 @@ def build_server(
     add_own_data(app, desk, erasures, door)
     _add_image_routes(app, workspace, copies, door)
     _add_hub_routes(app, desk, door)
+    add_live_report(app, store, workspace, door)
     # Within a running loop: outside of one Gradio makes a new event loop for every lock and leaves it open. In a thread
     # of its own, because the caller's may have one running already.
     with ThreadPoolExecutor(max_workers=1) as builder:

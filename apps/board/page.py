@@ -85,7 +85,7 @@ def build_board(desk: RatingDesk, is_researcher: Callable[[Request], bool]) -> t
     with gr.Blocks(title="hitl · board", analytics_enabled=False, fill_width=True) as page:
         chosen = gr.State(None)
         with gr.Row(elem_id="board-controls"):
-            gr.HTML("<h1>Board</h1>", scale=2)
+            gr.HTML('<h1>Board</h1><a href="../report" target="_blank">Report so far</a>', scale=2)
             scope = gr.Dropdown(label="Round", choices=_scopes(desk), value=_NEWEST, interactive=True, scale=1)
             shown = gr.Radio(label="Raters", choices=[_DOUBTED, _EVERYBODY], value=_DOUBTED, scale=1)
         now = gr.HTML(elem_id="board-now", elem_classes="board")

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import socket
 import uuid
 from collections.abc import Iterator
@@ -341,6 +342,31 @@ def test_the_link_with_the_key_opens_the_board_once_and_for_all(stranger: httpx.
     assert page.status_code == 200
     assert "gradio_config" in page.text
     assert stranger.get("/api/status").status_code == 200
+
+
+def test_the_report_so_far_is_the_researchers_and_written_anew_when_files_change(
+    hub: tuple[RunningServer, Store, Workspace, Live], rater: httpx.Client, stranger: httpx.Client
+) -> None:
+    _, _, workspace, _ = hub
+    assert rater.get("/report").status_code == 403
+    stranger.get("/board", params={"key": TOKEN})
+    reply = stranger.get("/report")
+    assert (reply.status_code, is_plain(reply)) == (503, True)
+    assert "There is no round 1" in reply.text
+    folder = workspace.round_dir(1)
+    folder.mkdir(parents=True)
+    try:
+        reply = stranger.get("/report", timeout=60)
+        assert reply.status_code == 200
+        assert "Round 1 is not judged yet." in reply.text
+        assert reply.headers["refresh"] == "15"
+        written = (folder / "report.html").stat().st_mtime_ns
+        (folder / "metrics.jsonl").write_text("")  # changed, but the page is seconds old
+        assert stranger.get("/report").status_code == 200
+        assert (folder / "report.html").stat().st_mtime_ns == written
+        assert stranger.get("/report", params={"round": 7}).status_code == 404
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_status_and_snapshot_are_for_the_holder_of_the_token(
