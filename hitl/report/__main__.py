@@ -9,10 +9,16 @@ from data.workspace import Workspace
 from hitl.core.errors import HitlError
 from hitl.report import build_report
 
-os.nice(10)
-workspace = Workspace(Path(sys.argv[1]))
-try:
-    with Files(workspace).in_use():
-        build_report(workspace, int(sys.argv[2]))
-except HitlError as error:
-    sys.exit(error.message)
+
+def main(root: str, number: str) -> None:
+    os.nice(10)
+    workspace = Workspace(Path(root))
+    try:
+        with Files(workspace).in_use():
+            build_report(workspace, int(number))
+    except HitlError as error:
+        sys.exit(error.message)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -24,6 +24,10 @@ NOT_FOR_RATERS = {
     "This is for admins.", "Use `hitl raters` where the workspace is.",
     "This is for the commands of hitl only.", "Send the token that hub.json holds.",
     "There is no kind of rater called ….", "Use human or simulated.",
+    # The report so far, which only researchers see:
+    "There is no round ….", "No round has begun.", "Begin one: hitl round",
+    "The report cannot be written: …", "`hitl report …` says more.",
+    "The report is being written.", "Load the page again.",
     # What no page of ours does:
     "The request does not say how long it is.", "Send a Content-Length.",
     "The request has … bytes; … are allowed.", "Send less.",
