@@ -26,6 +26,8 @@ from hitl.rounds import Hub, Round, _drawn, _probe
 from tests.command import Hitl, run_hitl
 from tests.facts import a_rater, a_rating, a_task, everything, fill
 
+pytestmark = pytest.mark.long
+
 PROMPTS = [f"a {word}" for word in "fox owl hen bee cat dog pig cow".split()]
 
 

@@ -25,6 +25,8 @@ from rl.families.sd15 import StableDiffusion15
 from rl.train import train
 from tests.fixtures.tiny_pipeline import build_family
 
+pytestmark = pytest.mark.long
+
 LORA_FILE = "pytorch_lora_weights.safetensors"
 SAMPLE = SampleConfig(steps=2, guidance=1.0, window=2, batch_size=8)
 TRAIN = TrainConfig(

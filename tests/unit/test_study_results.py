@@ -142,6 +142,7 @@ def test_a_study_of_a_model_against_itself_comes_out_even(shape: dict[str, Any])
         assert np.mean([not each.p_value <= 0.05 for each in found]) > least
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("raters", [3, 8])
 def test_the_difference_that_is_told_in_advance_is_found_in_80_of_100(raters: int):
     """Of 200, within 4 standard errors (0.113)."""
