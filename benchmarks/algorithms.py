@@ -158,7 +158,7 @@ class Bench:
         _run_round(workspace)
         config = load_config(workspace.round_dir(1) / "config.toml", [])
         family = load_family(config.model.name)
-        reward = ClipHead.load(workspace.stage_dir(1, "fit") / "reward", chunk=config.fit.batch_size)
+        reward = ClipHead.load(workspace.reward_dir(1), chunk=config.fit.batch_size)
         stage = Stage.read(workspace.stage_dir(1, "train") / "spec.json")
         judged = starter_prompts(JUDGED_PER_TASK, JUDGED_PER_TASK)
         drawn = _draw(family, judged, config, BEST_OF)

@@ -115,7 +115,7 @@ def planted_bias(workspace: Workspace, number: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for subject in ("reference", "policy"):
         if subject == "policy":
-            family.load_policy(workspace.stage_dir(number, "train") / "policy")
+            family.load_policy(workspace.policy_dir(number))
         for split in ("train", "held_out"):
             texts = [prompt.text for prompt in prompts("bias", split, 100)] * _BIAS_IMAGES
             pictures = draw(

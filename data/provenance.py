@@ -114,7 +114,7 @@ class Provenance:
 
     def checkpoint(self, number: int) -> Facts:
         """The policy of a round: what it was trained on and against, back to the reference."""
-        folder = self.workspace.stage_dir(number, "train") / "policy"
+        folder = self.workspace.policy_dir(number)
         facts: Facts = {"kind": "checkpoint", "round": number, "folder": self._name(folder)}
         manifest = self.workspace.manifest(number, "train")
         if manifest is None:
@@ -155,7 +155,7 @@ class Provenance:
 
     def reward(self, number: int) -> Facts:
         """The reward model of a round and the answers that it was fitted on."""
-        folder = self.workspace.stage_dir(number, "fit") / "reward"
+        folder = self.workspace.reward_dir(number)
         manifest = self.workspace.manifest(number, "fit")
         facts: Facts = {"kind": "reward", "round": number, "folder": self._name(folder)}
         if manifest is None:

@@ -147,7 +147,7 @@ def _side(workspace: Workspace, told: str) -> Side:
 
 def _policy(workspace: Workspace, number: int) -> Side:
     manifest = workspace.manifest(number, "train")
-    folder = workspace.stage_dir(number, "train") / "policy"
+    folder = workspace.policy_dir(number)
     if manifest is None or not folder.is_dir():
         rounds = sorted(int(path.name) for path in (workspace.root / "rounds").glob("[0-9]*") if path.name.isdigit())
         there = [str(each) for each in rounds if workspace.is_done(each, "train")]

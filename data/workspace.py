@@ -186,6 +186,14 @@ class Workspace:
             raise ValueError(f"There is no stage {stage!r}; the stages are {', '.join(STAGES)}.")
         return self.round_dir(number) / stage
 
+    def policy_dir(self, number: int) -> Path:
+        """Of the policy that round `number` trained."""
+        return self.stage_dir(number, "train") / "policy"
+
+    def reward_dir(self, number: int) -> Path:
+        """Of the reward model that round `number` fitted."""
+        return self.stage_dir(number, "fit") / "reward"
+
     # -- stages ---------------------------------------------------------------------------------------------------
 
     def manifest(self, number: int, stage: str) -> dict[str, Any] | None:

@@ -406,14 +406,10 @@ def judged_of(workspace: Workspace, number: int, prompts: Sequence[Prompt]) -> d
     """What the evaluate stage is told of a round: its prompts, its policy, the one before, and its reward model."""
     return {
         "prompts": [asdict(prompt) for prompt in prompts],
-        "policy": str(policy_dir(workspace, number)),
-        "previous": str(policy_dir(workspace, number - 1)) if number > 1 else "",
-        "reward": str(workspace.stage_dir(number, "fit") / "reward"),
+        "policy": str(workspace.policy_dir(number)),
+        "previous": str(workspace.policy_dir(number - 1)) if number > 1 else "",
+        "reward": str(workspace.reward_dir(number)),
     }
-
-
-def policy_dir(workspace: Workspace, number: int) -> Path:
-    return workspace.stage_dir(number, "train") / "policy"
 
 
 STAGES: dict[str, Stage] = {

@@ -217,7 +217,7 @@ def export_policy(folder: Workspace, number: int, out: Path) -> None:
         raise UnknownName(
             f"Round {number} is not trained.", hint=f"Trained are the rounds {', '.join(map(str, trained))}."
         )
-    policy = folder.stage_dir(number, "train") / "policy"
+    policy = folder.policy_dir(number)
     if whole := next(policy.glob("*/config.json"), None):
         raise ConfigError(
             f"The policy of round {number} is a whole {whole.parent.name} (train.weights = full), and kohya's is a "

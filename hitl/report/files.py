@@ -99,6 +99,10 @@ class RoundFiles:
         """Policy minus reference, on the same prompts and seeds."""
         return interval(_of_task(self.summary.get("gains", {}).get(split, {}), task).get(measure))
 
+    def since_previous(self, split: str, measure: str) -> Interval | None:
+        """Policy minus the policy that the round started from, in the same way."""
+        return interval(_of_task(self.summary.get("since_previous", {}).get(split, {}), None).get(measure))
+
     def tasks(self, split: str) -> list[str]:
         """Tasks with anything to show on that split, in the order of the prompts."""
         found = self.summary.get("gains", {}).get(split, {}).get("tasks", {})

@@ -1,14 +1,14 @@
 """What a round achieved, judge by judge: levels, paired gains, and the comparison with best-of-N and the last round."""
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from data.bootstrap import Interval
-from data.evaluation import DIVERSITY, KL, POLICY, PREVIOUS, REFERENCE, REWARD, ImageScore, over_prompts
+from data.evaluation import DIVERSITY, KL, POLICY, REFERENCE, REWARD, ImageScore, over_prompts
 from hitl.report.files import RoundFiles
 
 Change = Literal["up", "down", "unclear", "unknown"]
@@ -250,9 +250,10 @@ def _judge(files: RoundFiles, split: str, measure: Measure) -> Judged | None:
     if gain is None:
         return None
     scores = [score for score in files.scores if score.split == split]
-    by_subject = {name: [score for score in scores if score.subject == name] for name in (POLICY, REFERENCE, PREVIOUS)}
-    best = [score for score in scores if score.subject == _best(files)]
-    shortfall = difference(by_subject[REFERENCE], best, key, pair=_prompt)
+    reference, policy, best = (
+        [score for score in scores if score.subject == name] for name in (REFERENCE, POLICY, _best(files))
+    )
+    shortfall = _over_best(reference, best, key)
     return Judged(
         measure=measure,
         split=split,
@@ -261,33 +262,21 @@ def _judge(files: RoundFiles, split: str, measure: Measure) -> Judged | None:
         best=files.subject(_best(files), split, key),
         gain=gain,
         best_gain=None if shortfall is None else _negative(shortfall),
-        over_best=difference(by_subject[POLICY], best, key, pair=_prompt),
-        since_last=difference(by_subject[POLICY], by_subject[PREVIOUS], key, pair=_prompt_and_seed),
+        over_best=_over_best(policy, best, key),
+        since_last=files.since_previous(split, key),
         spread=spread(files, split, key),
     )
 
 
-def difference(
-    new: Sequence[ImageScore], old: Sequence[ImageScore], key: str, *, pair: Callable[[ImageScore], Hashable]
-) -> Interval | None:
-    """Mean of new minus old over the pairs, with an interval over prompts; None when nothing pairs up."""
-    before = {pair(score): value for score in old if (value := _value(score, key)) is not None}
+def _over_best(scores: Sequence[ImageScore], best: Sequence[ImageScore], key: str) -> Interval | None:
+    """Mean of scores less their prompt's best, with an interval over prompts; None where there is no best."""
+    of_prompt = {score.prompt_id: value for score in best if (value := _value(score, key)) is not None}
     pairs = [
-        (value - before[pair(score)], score.prompt_id)
-        for score in new
-        if (value := _value(score, key)) is not None and pair(score) in before
+        (value - of_prompt[score.prompt_id], score.prompt_id)
+        for score in scores
+        if (value := _value(score, key)) is not None and score.prompt_id in of_prompt
     ]
-    if not pairs:
-        return None
-    return over_prompts(pairs)
-
-
-def _prompt(score: ImageScore) -> Hashable:
-    return score.prompt_id
-
-
-def _prompt_and_seed(score: ImageScore) -> Hashable:
-    return score.prompt_id, score.index
+    return over_prompts(pairs) if pairs else None
 
 
 def _value(score: ImageScore, key: str) -> float | None:

@@ -86,7 +86,7 @@ def _uncertainty(stage: Stage, desk: Desk, rows: list[dict[str, Any]]) -> list[d
     ids = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
     by_id = dict(zip(ids, files, strict=True))
     found = uncertain_pairs(
-        stage.workspace.stage_dir(stage.round - 1, "fit") / "reward",
+        stage.workspace.reward_dir(stage.round - 1),
         [(image_id, texts[row["prompt_id"]]) for image_id, row in zip(ids, rows, strict=True)],
         lambda image_id: read_picture(by_id[image_id]),
         stage.config.fit,

@@ -24,7 +24,7 @@ def run(stage: Stage, desk: Desk) -> None:
         stage.folder / "reward",
         reference_images=_things(stage.inputs["drawn"]),
         probe=_things(stage.inputs["probe"]),
-        previous=workspace.stage_dir(stage.round - 1, "fit") / "reward" if stage.round > 1 else None,
+        previous=workspace.reward_dir(stage.round - 1) if stage.round > 1 else None,
         snapshot_sha=stage.inputs["snapshot"],
         device=desk.device(stage.config),
         on_progress=lambda done, total: stage.report(done, total),

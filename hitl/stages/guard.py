@@ -21,11 +21,10 @@ from data.workspace import write_atomically
 from data.world.taste import taste
 from data.world.verifier import judge
 from hitl.config import GOLD, RunConfig
+from hitl.stages.judges import load_judge
 from hitl.stages.stage import Desk, Stage
 from reward_models.backbone import Backbone
 from reward_models.fit import load_backbone
-from reward_models.load import load_reward
-from reward_models.rewards.clip_score import ClipScore
 from rl.divergence import kl_to_reference
 from rl.families.family import Family
 from rl.rollout import draw
@@ -295,10 +294,8 @@ def _judges(
     for name in names:
         if name == GOLD:
             found[name] = Gold(config.simulated.taste_weight)
-        elif name == "clip_score" and name not in config.reward_settings:
-            found[name] = ClipScore(backbone=backbone)
         else:
-            found[name] = load_reward(name, config.reward_settings.get(name, {}), device=desk.device(config))
+            found[name] = load_judge(name, config, backbone, desk.device(config))
     return found
 
 

@@ -18,7 +18,9 @@ from hitl.config import RunConfig
 from hitl.core.errors import ConfigError
 from hitl.stages.stage import Desk
 from reward_models.backbone import Backbone
+from reward_models.fit import load_backbone
 from reward_models.load import load_reward
+from reward_models.rewards.clip_score import ClipScore
 
 _CLIP_SCORE = "clip_score"
 _WITH_EACH = 256
@@ -32,9 +34,21 @@ def judges_of(config: RunConfig) -> dict[str, dict[str, Any]]:
 
 def _settings(name: str, config: RunConfig) -> dict[str, Any]:
     given = config.reward_settings.get(name, {})
-    if name == _CLIP_SCORE and not given:  # by the model that the learned reward sees with
+    if name == _CLIP_SCORE and not given:
         return {"backbone": config.fit.backbone, "pretrained": config.fit.pretrained}
     return given
+
+
+def load_judge(name: str, config: RunConfig, backbone: Backbone, device: str) -> Any:
+    """The reward of that name. CLIP score without settings of its own is by `backbone`, that of `[fit]`: the learned
+    reward sees with it too.
+
+    Raises:
+        ModelLoadError, ConfigError: it cannot be loaded.
+    """
+    if name == _CLIP_SCORE and not config.reward_settings.get(name):
+        return ClipScore(backbone=backbone)
+    return load_reward(name, _settings(name, config), device=device)
 
 
 def with_values(
@@ -54,14 +68,11 @@ def with_values(
         return dict(drawn)
     texts = {subject: [prompts[each] for each in found.prompt_ids] for subject, found in new.items()}
     values = {subject: _of_the_world(found.images, texts[subject]) for subject, found in new.items()}
-    backbone = Backbone.load(
-        config.fit.backbone, config.fit.pretrained or None, device=desk.device(config), chunk=config.fit.batch_size
-    )
+    backbone = load_backbone(config.fit, desk.device(config))
     for subject, found in new.items():
         values[subject][DIVERSITY] = distances_within(_features(backbone, found.images), found.prompt_ids)
-    del backbone
-    for name, settings in judges_of(config).items():
-        reward = load_reward(name, settings, device=desk.device(config))
+    for name in config.evaluate.rewards:
+        reward = load_judge(name, config, backbone, desk.device(config))
         for subject, found in new.items():
             values[subject][name] = _scores(name, reward, found.images, texts[subject])
         del reward

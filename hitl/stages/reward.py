@@ -105,7 +105,7 @@ def _load(name: str, config: RunConfig, desk: Desk) -> Any:
 def fitted_reward(stage: Stage, desk: Desk) -> ClipHead:
     """The reward model that this round fitted."""
     return ClipHead.load(
-        stage.workspace.stage_dir(stage.round, "fit") / "reward",
+        stage.workspace.reward_dir(stage.round),
         device=desk.device(stage.config),
         chunk=stage.config.fit.batch_size,
         pessimism=stage.config.fit.pessimism,

@@ -121,7 +121,7 @@ class Stage:
         Raises:
             ConfigError: it was trained for another model.
         """
-        return self.of_this_model(self.workspace.stage_dir(number, "train") / "policy", f"round {number}'s policy")
+        return self.of_this_model(self.workspace.policy_dir(number), f"round {number}'s policy")
 
     def of_this_model(self, policy: Path, name: str) -> Path:
         """The folder again, which an error would call by that name.

@@ -100,7 +100,7 @@ def _origin(stage: Stage, desk: Desk, algorithm: Algorithm) -> dict[str, Any]:
     rewards = {name: weight for name, weight in config.reward.items() if weight}
     if isinstance(algorithm, Preference | BestOfN):
         rewards = {}
-    fitted = workspace.stage_dir(stage.round, "fit") / "reward"
+    fitted = workspace.reward_dir(stage.round)
     return desk.base_model(config) | {
         "snapshot": stage.inputs["snapshot"],
         "began_from": before["checkpoint"] if before else "",
