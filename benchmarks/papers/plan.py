@@ -119,7 +119,7 @@ SIZES = {
         bias_images=2,
     ),
 }
-"""`small` takes two cores half an hour for all experiments, `full` a night; `smallest` shows that the code runs."""
+"""`small` is for two cores, `full` for a night or a GPU, and was not run yet; `smallest` shows that the code runs."""
 
 
 def key_of(value: object) -> str:
