@@ -13,7 +13,7 @@ from benchmarks.papers.figures import picture_grid
 from benchmarks.papers.judging import judged_rows, kept, reference_images
 from benchmarks.papers.plan import SIZES, Plan, Training
 from benchmarks.papers.runs import family_of, folder_of, reference_scores, results
-from benchmarks.papers.summary import reference_summary, summarise
+from benchmarks.papers.summary import best_of_summary, reference_summary, summarise
 from data.workspace import write_atomically
 
 Result = Mapping[str, Any]
@@ -33,6 +33,8 @@ class Experiment:
     """Writes the figure."""
     rows_of_grid: Mapping[str, str] | None = None
     """Arms whose pictures stand below the reference's, and what they are called there; None: no such picture."""
+    best_of: int = 0
+    """Compare with the reference's best of up to so many images."""
     prompts_of_grid: Callable[[str, str], bool] = lambda task, split: split == "held_out" and task != "bias"
     """Whether prompts of that task and split are shown."""
 
@@ -71,6 +73,10 @@ def run(
         "reference": reference_summary(first[0], references[first[0].key]),
         "arms": summarise(arms, found, references),
     }
+    if experiment.best_of:
+        many = replace(first[0], judged=replace(first[0].judged, images_per_prompt=experiment.best_of))
+        scores = reference_scores(many, work, device)
+        result["best_of"] = best_of_summary(many, scores, experiment.best_of)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, (json.dumps(result) + "\n").encode())
     experiment.plot(result, images / f"{experiment.name}.png")

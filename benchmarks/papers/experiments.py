@@ -1,5 +1,8 @@
 """The experiments there are."""
 
-from benchmarks.papers import dpok_bias, dpok_kl, dpok_tasks
+from benchmarks.papers import algorithms, ddpo_rewards, dpok_bias, dpok_kl, dpok_tasks, label_efficiency
 
-EXPERIMENTS = {each.EXPERIMENT.name: each.EXPERIMENT for each in (dpok_tasks, dpok_kl, dpok_bias)}
+EXPERIMENTS = {
+    each.EXPERIMENT.name: each.EXPERIMENT
+    for each in (dpok_tasks, dpok_kl, dpok_bias, algorithms, ddpo_rewards, label_efficiency)
+}

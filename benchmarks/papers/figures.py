@@ -9,12 +9,13 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from benchmarks.figure import INK, MUTED, ORANGE, STYLE, TEAL, VIOLET
 from benchmarks.papers.tables import MEASURE_NAMES, SPLIT_NAMES, TASK_NAMES, UNITS
 
-COLOURS = (TEAL, ORANGE, VIOLET, "#8b8e99")
-_MARKERS = "oDs^"
+COLOURS = (TEAL, ORANGE, VIOLET, "#8b8e99", "#b5446e", "#3d6fa8")
+_MARKERS = "oDs^vP"
 
 
 def gain_bars(
@@ -100,6 +101,36 @@ def curve(
         if each["low"] is not None:
             low, high = _in_unit(each["low"], measure), _in_unit(each["high"], measure)
             axes.vlines(left, low, high, color=colour, linewidth=0.9, alpha=0.6)
+
+
+def dots(rows: Mapping[str, Mapping[str, Mapping[str, Any]]], measures: Sequence[str], path: Path) -> None:
+    """A panel for each measure and a line for each row, whose intervals are by kind (such as `at equal queries`) and
+    measure."""
+    kinds = list(dict.fromkeys(kind for found in rows.values() for kind in found))
+    with rc_context(STYLE):
+        figure = Figure(figsize=(3.3 * len(measures) + 1, 0.9 + 0.34 * len(rows)), layout="constrained")
+        panels = figure.subplots(1, len(measures), sharey=True, squeeze=False)[0]
+        for axes, measure in zip(panels, measures, strict=True):
+            axes.set_title(MEASURE_NAMES[measure], loc="left", fontsize=10, fontweight="bold")
+            axes.axvline(0, color="#8b8e99", linewidth=1)
+            for i, kind in enumerate(kinds):
+                colour, away = COLOURS[i], 0.22 * (i - (len(kinds) - 1) / 2)
+                for y, found in enumerate(rows.values()):
+                    if kind in found:
+                        each = found[kind][measure]
+                        axes.plot(_in_unit(each["mean"], measure), y + away, _MARKERS[i], color=colour, markersize=5)
+                        if each["low"] is not None:
+                            low, high = _in_unit(each["low"], measure), _in_unit(each["high"], measure)
+                            axes.hlines(y + away, low, high, color=colour, linewidth=1.2)
+            axes.grid(False, axis="y")
+        panels[0].set_yticks(range(len(rows)), list(rows))
+        panels[0].invert_yaxis()
+        handles = [
+            Line2D([], [], color=COLOURS[i], marker=_MARKERS[i], linewidth=1.2, label=kind)
+            for i, kind in enumerate(kinds)
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(kinds), frameon=False)
+        save(figure, path)
 
 
 def picture_grid(rows: Mapping[str, np.ndarray], prompts: Sequence[str], path: Path) -> None:

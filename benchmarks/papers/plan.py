@@ -45,7 +45,7 @@ class Training:
     settings: dict[str, float] = field(default_factory=dict)
     """Of the algorithm, beside its defaults."""
     reward: str = "learned"
-    """`learned`: the reward model fitted on `ratings`."""
+    """`learned`: the reward model fitted on `ratings`; else a name of `benchmarks.papers.rewards.reward_of`."""
     tasks: tuple[str, ...] = ASKED
     prompts_per_task: int = 16
     learning_rate: float = 4e-3
@@ -72,6 +72,18 @@ class Training:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RatedTraining(Training):
+    """A training in rounds: the policy draws, raters compare, a reward model is fitted on all their answers so far, and
+    the policy goes on against it. `ratings.count` are asked in all rounds together; `reward` only judges."""
+
+    rounds: int = 5
+    uncertain: bool = False
+    """Ask about pairs that the last reward model is unsure of, as `data.task_policies` chooses them."""
+    pessimism: float = 0.0
+    """Of its own deviations, taken off a score before training sees it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """The size of an experiment."""
 
@@ -83,6 +95,8 @@ class Plan:
     ratings: Ratings
     bias_images: int
     """Judged of each prompt of the planted bias, where the bias is what it is about."""
+    rounds: int = 5
+    """Of drawing, rating, fitting and training, where ratings are what it is about."""
 
     def training(self, algorithm: str, **changes: Any) -> Training:
         """A run of this size."""
@@ -117,6 +131,7 @@ SIZES = {
         judged=Judged(prompts_per_task=1, images_per_prompt=1, bias_images_per_prompt=1),
         ratings=Ratings(count=60, prompts_per_task=2, images_per_prompt=3, raters=2),
         bias_images=2,
+        rounds=2,
     ),
 }
 """`small` is for two cores, `full` for a night or a GPU, and was not run yet; `smallest` shows that the code runs."""

@@ -4,13 +4,14 @@ import contextlib
 import functools
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.papers.judging import (
@@ -21,8 +22,9 @@ from benchmarks.papers.judging import (
     save_images,
     scores_of,
 )
-from benchmarks.papers.plan import Training
-from benchmarks.papers.rewards import fitted
+from benchmarks.papers.plan import RatedTraining, Training
+from benchmarks.papers.rating_rounds import reward_of_round
+from benchmarks.papers.rewards import reward_of
 from data.prompt_list import starter_prompts
 from data.workspace import write_atomically
 from hitl.core.errors import TrainingError
@@ -31,7 +33,9 @@ from rl.algorithms.make import make_algorithm
 from rl.config import SampleConfig, TrainConfig
 from rl.families.family import Family
 from rl.families.loading import load_family
-from rl.train import train
+from rl.preferences import Comparisons, Traces
+from rl.rollout import trace
+from rl.train import Reward, train, train_on_comparisons
 
 
 def results(runs: Iterable[Training], work: Path, *, device: str = "cpu", processes: int = 1) -> dict[str, Any]:
@@ -69,7 +73,7 @@ def folder_of(run: Training, work: Path) -> Path:
 def reference_scores(run: Training, work: Path, device: str = "cpu") -> dict[str, list[float]]:
     """Of the reference's judged images, by the run's reward and by gold."""
     family = family_of(run.dtype, device)
-    rewards = rewards_judged_by(fitted(run.ratings, family, work), family)
+    rewards = rewards_judged_by(reward_of(run.reward, run.ratings, family, work), family)
     images = reference_images(family, run.judged, work)
     return {name: values.tolist() for name, values in scores_of(images, run.judged, rewards).items()}
 
@@ -77,7 +81,7 @@ def reference_scores(run: Training, work: Path, device: str = "cpu") -> dict[str
 def complete_reference(runs: Iterable[Training], work: Path, device: str) -> None:
     for run in runs:
         family = family_of(run.dtype, device)
-        fitted(run.ratings, family, work)
+        reward_of(run.reward, run.ratings, family, work)
         reference_images(family, run.judged, work)
 
 
@@ -95,8 +99,7 @@ def complete(run: Training, work: Path, device: str = "cpu") -> None:
     clock = time.process_time if device == "cpu" else time.monotonic
     begun = clock()
     algorithm = make_algorithm(run.algorithm, run.settings)
-    assert not isinstance(algorithm, Preference)  # it learns from comparisons alone
-    reward, sample = fitted(run.ratings, family, work), SampleConfig()
+    reward, sample = reward_of(run.reward, run.ratings, family, work), SampleConfig()
     rewards = rewards_judged_by(reward, family)
     prompts = [prompt for prompt in starter_prompts(run.prompts_per_task, 0) if prompt.task in run.tasks]
     mark = clock()
@@ -140,25 +143,85 @@ def complete(run: Training, work: Path, device: str = "cpu") -> None:
         noises_per_image=run.noises_per_image,
         learning_rate=run.learning_rate,
     )
+    texts, tasks = [prompt.text for prompt in prompts], [prompt.task for prompt in prompts]
+    common: dict[str, Any] = {"folder": folder / "policy", "place": ("papers", run.seed), "on_epoch": on_epoch}
     try:
-        train(
-            family,
-            algorithm,
-            reward,
-            [prompt.text for prompt in prompts],
-            config,
-            sample,
-            folder=folder / "policy",
-            place=("papers", run.seed),
-            tasks=[prompt.task for prompt in prompts],
-            on_epoch=on_epoch,
-        )
+        if isinstance(run, RatedTraining):
+            _train_in_rounds(run, family, folder, texts, tasks, config, sample, on_epoch)
+        elif isinstance(algorithm, Preference):
+            compared, traces = comparisons(run, family, reward, texts, sample)
+            train_on_comparisons(family, algorithm, compared, traces, config, sample, **common)
+        else:
+            train(family, algorithm, reward, texts, config, sample, tasks=tasks, **common)
     except TrainingError as error:
         progress["failed"] = error.message
     progress["finished"] = True
     write()
     with contextlib.suppress(FileNotFoundError):
         (folder / "policy" / "state.pt").unlink()  # nothing goes on from here
+
+
+def _train_in_rounds(
+    run: RatedTraining,
+    family: Family,
+    folder: Path,
+    texts: Sequence[str],
+    tasks: Sequence[str],
+    config: TrainConfig,
+    sample: SampleConfig,
+    on_epoch: Callable[[int, dict[str, float]], None],
+) -> None:
+    algorithm = make_algorithm(run.algorithm, run.settings)
+    assert not isinstance(algorithm, Preference)
+    each = run.epochs // run.rounds
+    before: Path | None = None
+    for number in range(1, run.rounds + 1):
+        policy = folder / f"policy-{number}"
+        if not (policy / "pytorch_lora_weights.safetensors").exists():  # written last
+            family.drop_policy()
+            if before is not None:
+                family.load_policy(before)
+            train(
+                family,
+                algorithm,
+                reward_of_round(run, number, texts, family, folder),
+                texts,
+                replace(config, epochs=each),
+                sample,
+                folder=policy,
+                place=("papers", run.seed, number),
+                tasks=tasks,
+                start_from=before,
+                on_epoch=lambda epoch, metrics, done=each * (number - 1): on_epoch(done + epoch, metrics),
+            )
+        before = policy
+
+
+def comparisons(
+    run: Training, family: Family, reward: Reward, texts: Sequence[str], sample: SampleConfig
+) -> tuple[Comparisons, Traces]:
+    """As many of the reference's images as other algorithms draw, each compared once: the reward says which is better,
+    so that all are told the same by the same judge."""
+    pairs = run.queries // 2
+    rng = np.random.default_rng([run.seed, 2])
+    visits = [int(each) for _ in range(-(-pairs // len(texts))) for each in rng.permutation(len(texts))]
+    prompts = [texts[each] for each in visits[:pairs] for _ in range(2)]
+    seeds = [("papers", run.seed, "compared", i) for i in range(2 * pairs)]
+    schedule = family.process.schedule(sample.steps, eta=sample.eta, window=sample.window)
+    family.drop_policy()
+    drawn = trace(family, prompts, schedule, guidance=sample.guidance, seeds=seeds, batch_size=sample.batch_size)
+    first, second = reward(drawn.images, prompts).reshape(-1, 2).unbind(1)
+    every = torch.arange(2 * pairs)
+    return (
+        Comparisons(
+            images=drawn.images,
+            prompts=prompts,
+            first=every[::2],
+            second=every[1::2],
+            outcome=torch.sign(first - second).int(),
+        ),
+        Traces(states=drawn.states, schedule=drawn.schedule, guidance=sample.guidance),
+    )
 
 
 def _rounded(metrics: dict[str, float]) -> dict[str, float]:

@@ -46,6 +46,27 @@ def reference_summary(run: Training, scores: Mapping[str, Sequence[float]]) -> d
     return found
 
 
+def best_of_summary(run: Training, scores: Mapping[str, Sequence[float]], most: int) -> dict[str, Any]:
+    """What the reference's best of 2, 4, ... `most` images by the run's reward has more than a usual one of its prompt:
+    by number and split, of DPOK's four tasks, each measure's interval over prompts. Scores are of `most` images of each
+    prompt.
+    """
+    found: dict[str, Any] = {}
+    numbers = [2**i for i in range(1, most.bit_length()) if 2**i <= most]
+    for n in numbers:
+        for split in SPLITS:
+            rows, clusters = _rows(run, split, ASKED)
+            by_prompt = rows.reshape(-1, most)
+            best = by_prompt[np.arange(len(by_prompt)), np.array(scores["reward"])[by_prompt[:, :n]].argmax(axis=1)]
+            for measure in MEASURES:
+                values = np.array(scores[measure])
+                scale = float(values.std()) if measure in IN_DEVIATIONS else 1.0
+                gain = (values[best] - values[by_prompt].mean(axis=1)) / scale
+                known = _plain(cluster_interval(gain, clusters[::most]))
+                found.setdefault(str(n), {}).setdefault(split, {})[measure] = known
+    return found
+
+
 def over_seeds(values: Sequence[float]) -> dict[str, Any]:
     """Mean and Student's t interval of one number from each seed."""
     return _plain(interval(np.array(values, float), np.arange(len(values)), seed=0))

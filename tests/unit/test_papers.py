@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 
+from apps.simulated import Judgement
 from benchmarks.papers import runs
 from benchmarks.papers.__main__ import IMAGES, PAGES, RESULTS
 from benchmarks.papers.experiment import run
@@ -18,7 +19,7 @@ from benchmarks.papers.experiments import EXPERIMENTS
 from benchmarks.papers.judging import judged_rows
 from benchmarks.papers.pages import rendered
 from benchmarks.papers.plan import SIZES, Judged, Training
-from benchmarks.papers.rewards import answers
+from benchmarks.papers.rewards import answers, random_pairs
 from benchmarks.papers.runs import complete, folder_of, progress_of, results
 from benchmarks.papers.summary import MEASURES, summarise
 from benchmarks.papers.tables import cell
@@ -73,16 +74,14 @@ def test_a_page_gets_its_numbers_from_the_tables_alone():
 
 
 def test_answers_are_asked_within_a_prompt_and_the_flipped_share_is_turned_round():
-    from apps.simulated import Judgement
-
-    ratings = replace(SMALLEST.ratings, count=4000, images_per_prompt=2, raters=8)
     judgements = [Judgement(correctness=1.0, taste=0.5), Judgement(correctness=0.0, taste=0.5)] * 3
     texts = [text for text in ("a", "b", "c") for _ in range(2)]
+    pairs = random_pairs(4000, 3, 2, seed=0)
+    assert {tuple(sorted(pair)) for pair in pairs} == {(0, 1), (2, 3), (4, 5)}
 
     def share_right(**changes: Any) -> float:
-        rows = answers(replace(ratings, **changes), texts, judgements)
-        assert all({row["image_a"][-1], row["image_b"][-1]} in ({"0", "1"}, {"2", "3"}, {"4", "5"}) for row in rows)  # type: ignore[index]
-        right = [row["outcome"] == ("a" if int(row["image_a"]) % 2 == 0 else "b") for row in rows]  # type: ignore[call-overload]
+        rows = answers(replace(SMALLEST.ratings, raters=8, **changes), texts, judgements, pairs, 1)
+        right = [row["outcome"] == ("a" if a % 2 == 0 else "b") for row, (a, _) in zip(rows, pairs, strict=True)]
         return float(np.mean(right))
 
     clean = share_right()
