@@ -20,6 +20,8 @@ _METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "rwr": ("RWR", {"learning_rate": 2e-3, "updates_per_epoch": 4}),
 }
 """As theirs: SF one update on an epoch's images, IS four. RWR at the rate after which it still draws."""
+_GUARDED = "ddpo_is"
+"""The method that the guard looks at."""
 
 
 def _arms(plan: Plan) -> dict[str, Training]:
@@ -31,14 +33,14 @@ def _arms(plan: Plan) -> dict[str, Training]:
         "judged": judged,
     }
     return {
-        f"{reward} {method}": plan.training(method, reward=reward, **size, **settings)
+        f"{reward} {method}": plan.training(method, reward=reward, guard_looks=method == _GUARDED, **size, **settings)
         for reward in FUNCTIONS
         for method, (_, settings) in _METHODS.items()
     }
 
 
 def _tables(result: Result) -> dict[str, str]:
-    return {"made": made_by(result), "rewards": _rewards(result), "looks": _looks(result)}
+    return {"made": made_by(result), "rewards": _rewards(result), "looks": _looks(result), "guard": _guard(result)}
 
 
 def _rewards(result: Result) -> str:
@@ -70,6 +72,25 @@ def _looks(result: Result) -> str:
     return table(["reward", "method", *(f"{each} queries" for each in queries)], rows)
 
 
+def _guard(result: Result) -> str:
+    """Of each reward: what the guard does, and the policies with and without it, held out, over seeds."""
+    rows = []
+    for reward in FUNCTIONS:
+        arm = result["arms"][f"{reward} {_GUARDED}"]
+        stops = [verdict for verdict in arm["guard"] if verdict["stopped"]]
+        each = arm["queries"] // arm["training"]["epochs"]
+        when = ", ".join(str(verdict["stopped"] * each) for verdict in stops) or "–"
+        without, guarded = (gains["held_out"] for gains in (arm["looks"][-1]["gains"], arm["guarded"][-1]["gains"]))
+        cells = [
+            cell(gains[measure]["over_seeds"], measure)
+            for measure in ("reward", "exact")
+            for gains in (without, guarded)
+        ]
+        rows.append([reward, f"{len(stops)} of {len(arm['guard'])}", when, *cells])
+    head = [f"{measure}, {which}" for measure in ("reward, SD", "exact verdicts, points") for which in ("off", "on")]
+    return table(["reward", "stopped", "after queries", *head], rows)
+
+
 def _plot(result: Result, path: Path) -> None:
     with rc_context(STYLE):
         figure = Figure(figsize=(11.2, 5.2), layout="constrained")
@@ -83,6 +104,8 @@ def _plot(result: Result, path: Path) -> None:
                 for number, (method, (said, _)) in enumerate(_METHODS.items()):
                     looks = result["arms"][f"{reward} {method}"]["looks"]
                     curve(axes, looks, measure, number, said, x="queries", split="held_out")
+                guarded = result["arms"][f"{reward} {_GUARDED}"]["guarded"]
+                curve(axes, guarded, measure, len(_METHODS), "DDPO-IS, guarded", x="queries", split="held_out")
             panels[1][column].set_xlabel("reward queries")
         handles, labels = panels[0][0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)

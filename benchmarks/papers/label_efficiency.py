@@ -15,7 +15,6 @@ _USUAL = 800
 """Ratings of the arms that differ in something else."""
 _NAMES = {
     **{f"{count}": f"{count:,} ratings" for count in _COUNTS},
-    "noise_20": "20 % turned round",
     "noise_40": "40 % turned round",
     "adversary": "one adversary in eight, weighed",
     "adversary_unweighed": "one adversary in eight, not weighed",
@@ -45,7 +44,6 @@ def _arms(plan: Plan) -> dict[str, Training]:
 
     return {
         **{str(count): rated(count=min(count, plan.ratings.count * 4)) for count in _COUNTS},
-        "noise_20": rated(flipped=0.2),
         "noise_40": rated(flipped=0.4),
         "adversary": rated(adversaries=min(1, ratings.raters)),
         "adversary_unweighed": rated(adversaries=min(1, ratings.raters), weigh_raters=False),

@@ -56,6 +56,8 @@ class Training:
     noises_per_image: int = 4
     look_every: int = 4
     """Epochs between two judgements; the last epoch is judged too."""
+    guard_looks: bool = False
+    """Whether the guard looks at the policy whenever it is judged, without ever stopping the training."""
     judged: Judged = Judged()
     ratings: Ratings = Ratings()
     dtype: str = "bfloat16"

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.papers.guarded import GuardLooks
 from benchmarks.papers.judging import (
     nats,
     pictures_of,
@@ -42,8 +43,8 @@ def results(runs: Iterable[Training], work: Path, *, device: str = "cpu", proces
     """What came of each training, by its key. Those that are finished already are read, not run again.
 
     A result is a JSON object: `epochs` (seconds of training so far, metrics), `looks` (epoch, queries, seconds, nats to
-    the reference, scores of each judged image), `seconds_in_all` with judging, `finished`, and `failed` where training
-    could not go on.
+    the reference, scores of each judged image, and the guard's look where it looks), `guard_start` (its look at the
+    reference), `seconds_in_all` with judging, `finished`, and `failed` where training could not go on.
     """
     wanted = {run.key: run for run in runs}
     missing = [run for run in wanted.values() if not progress_of(run, work)["finished"]]
@@ -102,6 +103,9 @@ def complete(run: Training, work: Path, device: str = "cpu") -> None:
     reward, sample = reward_of(run.reward, run.ratings, family, work), SampleConfig()
     rewards = rewards_judged_by(reward, family)
     prompts = [prompt for prompt in starter_prompts(run.prompts_per_task, 0) if prompt.task in run.tasks]
+    guard = GuardLooks.of(family, reward, work) if run.guard_looks else None
+    if guard is not None and "guard_start" not in progress:
+        progress["guard_start"] = guard.start()
     mark = clock()
 
     def write() -> None:
@@ -120,6 +124,7 @@ def complete(run: Training, work: Path, device: str = "cpu") -> None:
         if epoch % run.look_every == 0 or epoch == run.epochs:
             images = pictures_of(family, run.judged)
             scores = scores_of(images, run.judged, rewards)
+            seen = {} if guard is None else {"guard": guard.take(epoch)}
             looks.append(
                 {
                     "epoch": epoch,
@@ -127,6 +132,7 @@ def complete(run: Training, work: Path, device: str = "cpu") -> None:
                     "seconds": epochs[-1]["seconds"],
                     "nats": round(nats(family, run.judged, sample), 4),
                     "scores": {name: [round(each, 5) for each in values.tolist()] for name, values in scores.items()},
+                    **seen,
                 }
             )
             if epoch == run.epochs:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.papers.guarded import verdicts
 from benchmarks.papers.judging import judged_rows
 from benchmarks.papers.plan import ASKED, Training
 from data.bootstrap import cluster_interval, interval
@@ -29,7 +30,9 @@ def summarise(
     `results` and `references` (scores of the reference's judged images) are by the trainings' keys. A gain is an
     image's score less that of the reference's image from the same prompt and seed; reward and taste in standard
     deviations of the reference's judged images. `over_seeds` is Student's t interval of the seeds' means, `by_seed`
-    each seed's interval over prompts, both 95 %. A training that failed has no gains and is listed.
+    each seed's interval over prompts, both 95 %. Where the guard looked, `guard` says of each seed when it would have
+    been stopped, and `guarded` has the gains of the policies that are kept then. A training that failed has no gains
+    and is listed.
     """
     return {name: _arm(runs, results, references[runs[0].key]) for name, runs in arms.items()}
 
@@ -101,7 +104,28 @@ def _arm(
         found["gains"][split] = {
             group: _gains(runs[0], last, reference, split, tasks) for group, tasks in GROUPS.items()
         }
+    if runs[0].guard_looks:
+        found |= _guarded(runs[0], done, reference)
     return found
+
+
+def _guarded(
+    run: Training, done: Sequence[Mapping[str, Any]], reference: Mapping[str, Sequence[float]]
+) -> dict[str, Any]:
+    """As `_arm` tells of the last policies, of those that the guard keeps; and after each look, of those it would have
+    then: a training that was stopped stays where it is."""
+    said = [verdicts([each["guard_start"], *(look["guard"] for look in each["looks"])]) for each in done]
+    untrained = {"scores": reference}
+    after = []
+    for number, look in enumerate(done[0]["looks"]):
+        kept = []
+        for each, verdict in zip(done, said, strict=True):
+            is_over = 0 < verdict["stopped"] <= look["epoch"] or number == len(each["looks"]) - 1
+            epoch = verdict["kept"] if is_over else look["epoch"]
+            kept.append(next((one for one in each["looks"] if one["epoch"] == epoch), untrained))
+        gains = {split: _gains(run, kept, reference, split, ASKED) for split in SPLITS}
+        after.append({"epoch": look["epoch"], "queries": look["queries"], "gains": gains})
+    return {"guard": said, "guarded": after}
 
 
 def _gains(

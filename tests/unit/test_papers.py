@@ -16,6 +16,7 @@ from benchmarks.papers import runs
 from benchmarks.papers.__main__ import IMAGES, PAGES, RESULTS
 from benchmarks.papers.experiment import run
 from benchmarks.papers.experiments import EXPERIMENTS
+from benchmarks.papers.guarded import verdicts
 from benchmarks.papers.judging import judged_rows
 from benchmarks.papers.pages import rendered
 from benchmarks.papers.plan import SIZES, Judged, Training
@@ -23,6 +24,7 @@ from benchmarks.papers.rewards import answers, random_pairs
 from benchmarks.papers.runs import complete, folder_of, progress_of, results
 from benchmarks.papers.summary import MEASURES, summarise
 from benchmarks.papers.tables import cell
+from data.guard import Look
 from hitl.core.errors import ConfigError
 
 SMALLEST = SIZES["smallest"]
@@ -94,6 +96,47 @@ def test_trainings_that_differ_in_anything_have_other_keys():
     one = SMALLEST.training("dpok")
     changes: list[dict[str, Any]] = [{"seed": 2}, {"settings": {"kl_weight": 0.0}}, {"tasks": ("bias",)}, {"epochs": 3}]
     assert len({one.key, *(replace(one, **each).key for each in changes)}) == 5
+
+
+def test_the_guard_stops_at_the_look_that_fell_and_the_best_policy_before_it_is_kept():
+    """Six prompts of two pictures, one right and one wrong: a deviation of 1/2. The second look falls by one deviation
+    everywhere, which no interval holds 0 for; the first had risen by a tenth."""
+    texts = [f"prompt {i}" for i in range(6) for _ in range(2)]
+    base = np.tile([0.0, 1.0], 6)
+
+    def look(epoch: int, gold: float, reward: float) -> dict[str, Any]:
+        judged = {"gold": tuple(base + gold)}
+        return Look(epoch=epoch, prompts=tuple(texts), reward=(reward,) * 12, judges=judged).to_dict()
+
+    rising = [look(0, 0, 0), look(2, 0.05, 0.1), look(4, -0.5, 0.5), look(6, -0.6, 0.9)]
+    assert verdicts(rising) == {"stopped": 4, "reason": "hacking", "kept": 2}
+    assert verdicts([look(0, 0, 0), look(2, 0.1, 0.1)]) == {"stopped": 0, "reason": "", "kept": 2}
+
+
+def test_a_stopped_training_stays_at_the_policy_that_was_kept():
+    """The held-out reward is 1, 5, 9 after the three looks; gold fell at the second, where it is stopped with the
+    first's policy. The reference's rewards have deviation 1."""
+    judged = Judged(prompts_per_task=1, images_per_prompt=1, bias_images_per_prompt=1)
+    training = Training(algorithm="dpok", judged=judged, guard_looks=True)
+    before = np.resize([-1.0, 1.0], len(judged_rows(judged)))
+    texts = [f"prompt {i}" for i in range(6) for _ in range(2)]
+
+    def seen(epoch: int, gold: float) -> dict[str, Any]:
+        scores = {"gold": tuple(np.tile([0.0, 1.0], 6) + gold)}
+        return Look(epoch=epoch, prompts=tuple(texts), reward=(float(epoch),) * 12, judges=scores).to_dict()
+
+    looks = [
+        _look({measure: before + gain for measure in MEASURES})
+        | {"epoch": epoch, "queries": 4 * epoch, "guard": seen(epoch, gold)}
+        for epoch, gain, gold in ((1, 1.0, 0.1), (2, 5.0, -0.5), (3, 9.0, -0.9))
+    ]
+    found = {training.key: {"epochs": [{"seconds": 1.0}], "looks": looks, "guard_start": seen(0, 0.0)}}
+    reference = {training.key: {measure: before.tolist() for measure in MEASURES}}
+    arm = summarise({"is": [training]}, found, reference)["is"]
+    assert arm["guard"] == [{"stopped": 2, "reason": "hacking", "kept": 1}]
+    guarded = [each["gains"]["held_out"]["reward"]["over_seeds"]["mean"] for each in arm["guarded"]]
+    assert guarded == [1.0, 1.0, 1.0]
+    assert [each["queries"] for each in arm["guarded"]] == [4, 8, 12]
 
 
 @pytest.fixture(scope="module")
