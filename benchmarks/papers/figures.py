@@ -114,10 +114,10 @@ def dots(rows: Mapping[str, Mapping[str, Mapping[str, Any]]], measures: Sequence
             axes.set_title(MEASURE_NAMES[measure], loc="left", fontsize=10, fontweight="bold")
             axes.axvline(0, color="#8b8e99", linewidth=1)
             for i, kind in enumerate(kinds):
-                colour, away = COLOURS[i], 0.22 * (i - (len(kinds) - 1) / 2)
+                colour = COLOURS[i]
                 for y, found in enumerate(rows.values()):
                     if kind in found:
-                        each = found[kind][measure]
+                        each, away = found[kind][measure], 0.22 * ([*found].index(kind) - (len(found) - 1) / 2)
                         axes.plot(_in_unit(each["mean"], measure), y + away, _MARKERS[i], color=colour, markersize=5)
                         if each["low"] is not None:
                             low, high = _in_unit(each["low"], measure), _in_unit(each["high"], measure)
