@@ -149,12 +149,12 @@ def picture_grid(rows: Mapping[str, np.ndarray], prompts: Sequence[str], path: P
                     spine.set_visible(False)
         for axes, text in zip(panels[0], prompts, strict=True):
             axes.set_title("\n".join(textwrap.wrap(text, 15)), fontsize=7.5, color=MUTED)
-        save(figure, path, dpi=80)
+        save(figure, path, dpi=72)
 
 
 def save(figure: Figure, path: Path, dpi: int = 100) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=dpi, facecolor="white", metadata={"Software": None})
+    figure.savefig(path, dpi=dpi, facecolor="white", metadata={"Software": None}, pil_kwargs={"optimize": True})
 
 
 def _in_unit(value: float, measure: str) -> float:
