@@ -3,31 +3,29 @@
 import itertools
 import json
 import logging
-import random
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data.at_work import Files
-from data.blind import blind_tasks, is_for_judging
-from data.checks import gold_of, repeats_of
+from data.blind import is_for_judging
 from data.display_copies import DisplayCopies
 from data.erasing import Erasures
 from data.prompt_list import read_prompts, starter_prompts
-from data.records import FINISHED, Image, Prompt, Task, standing_ratings
+from data.records import FINISHED, Image, Prompt, standing_ratings
 from data.round_agreement import round_agreement
 from data.store import Store
-from data.task_policies import Candidate, RandomTasks, UncertainTasks, choose, sets_of
 from data.win_rates import blind_win_rates
 from data.workspace import Workspace, write_atomically
 from hitl.config import RunConfig, load_config, to_toml
 from hitl.core.errors import ConfigError, NotEnoughRatings, RewardAtChance, WorkerError, WorkspaceError
 from hitl.core.live import Live
 from hitl.report import build_report
+from hitl.tasks import blind_comparisons, make_tasks, read_uncertainty
 from hitl.worker import Worker, read_report, require_launcher
 
 logger = logging.getLogger(__name__)
@@ -84,8 +82,6 @@ class Round:
 
 
 Stage = Callable[[Round], dict[str, Any]]
-Uncertainty = Mapping[tuple[str, frozenset[str]], float]
-"""How unsure the last fit is of the answer to a pair, by the prompt's id and the images'."""
 
 
 def run_rounds(hub: Hub, count: int) -> list[int]:
@@ -171,11 +167,12 @@ def draw_images(round: Round) -> dict[str, Any]:
                 provenance=provenance,
             )
         )
-    judged, blind = _blind(round)
+    judged, blind = blind_comparisons(hub.workspace, round.prompts, config, round=round.number)
     hub.store.add_images([*judged, *images])
     if config.rate.display_copies:
         _make_display_copies(hub, [image.image_id for image in [*judged, *images]])
-    tasks = make_tasks(round, images, _uncertainty(round), blind=blind)
+    uncertainty = read_uncertainty(hub.workspace, round.number)
+    tasks = make_tasks(images, round.prompts, config, round=round.number, uncertainty=uncertainty, blind=blind)
     hub.store.add_tasks(tasks)
     for row in result["images"]:
         (folder / row["file"]).unlink(missing_ok=True)
@@ -190,93 +187,6 @@ def _make_display_copies(hub: Hub, image_ids: Sequence[str]) -> None:
         for number, image_id in enumerate(image_ids, 1):
             copies.path(image_id)
             hub.live.advance(number, len(image_ids))
-
-
-def _blind(round: Round) -> tuple[list[Image], list[Task]]:
-    """Comparisons of the last round's policy with the reference and the policy before it, for people to judge."""
-    config = round.config
-    return blind_tasks(
-        round.hub.workspace,
-        round.previous,
-        held_out={prompt.prompt_id for prompt in round.prompts if prompt.split == "held_out"},
-        share=config.rate.blind,
-        tasks=config.rate.ratings_per_round,
-        overlap=config.rate.overlap,
-        chance=random.Random(f"{config.project.seed}/blind/{round.number}"),
-    )
-
-
-def make_tasks(
-    round: Round,
-    images: Sequence[Image],
-    uncertainty: Uncertainty,
-    made: Sequence[Task] = (),
-    blind: Sequence[Task] = (),
-) -> list[Task]:
-    """Pairs, or other sets, of images of one prompt that people are asked about, and among them the checks of raters
-    and the `blind` tasks.
-
-    `made` tasks are there already: the sets are then chosen among those that nobody was asked about, and a propensity
-    is that of being chosen among these.
-    """
-    config = round.config.rate
-    chance = random.Random(f"{round.config.project.seed}/tasks/{round.number}/{len(made)}")
-    shown = {(task.prompt_id, frozenset(task.image_ids)) for task in made}
-    by_prompt: dict[str, list[str]] = {}
-    for image in images:
-        by_prompt.setdefault(image.prompt_id, []).append(image.image_id)
-    candidates = []
-    for prompt_id, image_ids in by_prompt.items():
-        sets, share = sets_of(image_ids, config.images_per_task, chance)
-        candidates += [
-            Candidate(
-                prompt_id=prompt_id,
-                image_ids=each,
-                uncertainty=_of_set(uncertainty, prompt_id, each),
-                share=share,
-            )
-            for each in sets
-            if (prompt_id, frozenset(each)) not in shown
-        ]
-    policy = UncertainTasks(config.explore) if uncertainty else RandomTasks()
-    tasks = [
-        Task(
-            task_id=f"task {number}",
-            round=round.number,
-            kind=config.kind,
-            prompt_id=chosen.candidate.prompt_id,
-            image_ids=tuple(chance.sample(chosen.candidate.image_ids, config.images_per_task)),
-            overlap=config.overlap,
-            policy=chosen.policy,
-            propensity=chosen.propensity,
-        )
-        for number, chosen in enumerate(choose(policy, candidates, config.ratings_per_round, chance))
-    ]
-    texts = {prompt.prompt_id: prompt.text for prompt in round.prompts}
-    checks = [*repeats_of(tasks, config.repeats, chance), *gold_of(tasks, texts, by_prompt, config.gold, chance)]
-    mixed = [*tasks, *checks, *blind]
-    return _numbered(round, chance.sample(mixed, len(mixed)), len(made))
-
-
-def _numbered(round: Round, tasks: Sequence[Task], first: int) -> list[Task]:
-    """The tasks with ids that tell nobody which of them are checks."""
-    ids = {task.task_id: f"r{round.number:04d}-{number:05d}" for number, task in enumerate(tasks, first)}
-    return [
-        replace(task, task_id=ids[task.task_id], repeats=ids[task.repeats] if task.repeats else None) for task in tasks
-    ]
-
-
-def _of_set(uncertainty: Uncertainty, prompt_id: str, image_ids: Sequence[str]) -> float:
-    """The mean of its pairs'; a single image has none."""
-    pairs = [uncertainty.get((prompt_id, frozenset(pair)), 0.0) for pair in itertools.combinations(image_ids, 2)]
-    return sum(pairs) / len(pairs) if pairs else 0.0
-
-
-def _uncertainty(round: Round) -> Uncertainty:
-    """What the draw stage says of the pairs, by the last round's fit; nothing where it was not asked."""
-    path = round.hub.workspace.stage_dir(round.number, "draw") / "result.json"
-    rows = json.loads(path.read_text()).get("uncertainty", []) if path.exists() else []
-    return {(row["prompt_id"], frozenset(row["image_ids"])): row["uncertainty"] for row in rows}
 
 
 def gather_ratings(round: Round) -> dict[str, Any]:
@@ -361,7 +271,14 @@ def _add_pairs(round: Round, reason: str) -> None:
         NotEnoughRatings: every pair was shown.
     """
     store = round.hub.store
-    tasks = make_tasks(round, _own_images(round), _uncertainty(round), store.tasks(round.number))
+    tasks = make_tasks(
+        _own_images(round),
+        round.prompts,
+        round.config,
+        round=round.number,
+        uncertainty=read_uncertainty(round.hub.workspace, round.number),
+        made=store.tasks(round.number),
+    )
     if not tasks:
         raise NotEnoughRatings(
             f"Every pair of round {round.number}'s images was shown, and the fit refused the answers: {reason}",
