@@ -83,6 +83,11 @@ class RoundFiles:
         return self.manifests.get("fit", {}).get("report") or {}
 
     @property
+    def guard(self) -> dict[str, Any]:
+        """What `hitl.stages.guard` saw and did; empty where there was none, and in rounds of older versions."""
+        return self.manifests.get("train", {}).get("guard") or {}
+
+    @property
     def agreement(self) -> dict[str, Any]:
         """What `data.round_agreement` said of the raters; empty where an older version rated."""
         return self.manifests.get("rate", {}).get("agreement") or {}

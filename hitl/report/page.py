@@ -15,6 +15,7 @@ from data.workspace import STAGES, Workspace, write_atomically
 from hitl.report import figures, pictures, words
 from hitl.report.blind import blind_answer, blind_of, percent
 from hitl.report.files import RoundFiles, later_ratings, read_rounds
+from hitl.report.guards import guard_answer, guard_gaps, guard_looks
 from hitl.report.judgement import Judged, judge_round, judge_tasks
 from hitl.report.provenance import Provenance, provenance, simulated, when
 from hitl.report.raters_page import hidden, rater_names, raters_page
@@ -36,8 +37,8 @@ def write_report(workspace: Workspace, number: int) -> Path:
     bias = _bias(latest)
     verdict = words.verdict(judged, number)
     answers = words.story(judged, latest.best_of, bias, number - 1)
-    if told := (latest.manifests.get("train", {}).get("guard") or {}).get("words"):
-        answers.append(words.Answer(question="Did the guard step in?", sentences=(str(told),)))
+    if answer := guard_answer(latest):
+        answers.append(answer)
     blind = blind_of(rounds, later_ratings(workspace, number))
     if judged:
         answers.append(blind_answer(blind, number))
@@ -83,6 +84,7 @@ def _shown(
         "is_crisp": pictures.is_crisp(rounds),
         "learning": learning(rounds),
         "training": training(rounds),
+        "guard": guard_looks(rounds),
         "tasks": task_panels(latest),
         "reward": reward_page(rounds, image_path),
         "raters": raters_page(latest),
@@ -146,6 +148,7 @@ def _gaps(rounds: Sequence[RoundFiles], number: int) -> list[str]:
         f"Round {files.number} is not judged: the curves leave it out." for files in rounds[:-1] if not files.summary
     ]
     gaps += [gap for files in rounds if files.summary for gap in _not_judged(files)]
+    gaps += guard_gaps(rounds)
     latest = rounds[-1]
     if "train" in latest.manifests and not latest.has_policy:
         gaps.append(
@@ -218,6 +221,7 @@ def _facts(
         "raters": {
             str(files.number): hidden(files.agreement, rater_names(files)) for files in rounds if files.agreement
         },
+        "guard": {str(files.number): files.guard for files in rounds if files.guard},
         "seconds": {str(row["number"]): row["seconds"] for row in costs(rounds)},
         "cost": {str(row["number"]): {name: row[name] for name in _COSTS} for row in costs(rounds)},
         "provenance": asdict(origin) | {"facts": dict(origin.facts)},

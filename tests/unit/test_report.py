@@ -28,6 +28,7 @@ from hitl.commands import report
 from hitl.core.errors import WorkspaceError
 from hitl.report import build_report
 from hitl.report.files import read_round, read_rounds
+from hitl.report.guards import guard_gaps, guard_looks
 from hitl.report.judgement import change, judge_round
 from hitl.report.pictures import is_crisp, rounds_shown, through_rounds
 from hitl.report.provenance import provenance
@@ -270,6 +271,7 @@ def test_a_round_of_an_older_version_has_its_report_and_what_it_lacks_is_named(w
         f"Round 1 {lacks} and rewards that training did not use. `hitl evaluate 1` measures them.",
         f"Round 2 {lacks}, rewards that training did not use and the policy it started from. "
         "`hitl evaluate 2` measures them.",
+        "Nothing is known of how round 1 and round 2 fared while training: an older version kept no looks.",
     ]
 
 
@@ -499,14 +501,104 @@ def test_what_was_trained_on_is_told_where_it_is_not_the_fitted_reward_alone(wor
     assert told == "1 × clip_head, -0.1 × jpeg_size, the fitted one less 2 of its standard deviations"
 
 
+# -- the guard --------------------------------------------------------------------------------------------------------
+
+
+def a_look(epoch: int, reward: float, judgement: float) -> dict[str, float]:
+    ends = {"reward": reward, "judgement": judgement}
+    return {"epoch": epoch, **ends} | {
+        f"{name}_{end}": value + way * (epoch > 0) * 0.1
+        for name, value in ends.items()
+        for end, way in (("low", -1), ("high", 1))
+    }
+
+
+def guarded(workspace: Workspace, number: int, looks: list[dict[str, float]], **more: Any) -> None:
+    """A round that was trained as long as its guard looked."""
+    told = {"reason": "", "words": "", "kept": looks[-1]["epoch"], "judges": ["gold"], "prompts": 32, "looks": looks}
+    epochs = {"epochs": looks[-1]["epoch"], "guard": told | more}
+    workspace.write_manifest(number, "train", (workspace.manifest(number, "train") or {}) | epochs)
+
+
+def drawn(svg: str, colour: str) -> np.ndarray:
+    """Where a panel's markers of a colour are: rows of x and y, y downwards."""
+    found = re.findall(
+        rf'<use href="[^"]+" x="([^"]+)" y="([^"]+)" style="fill(?:-opacity: 0; stroke)?: var\(--{colour}\)', svg
+    )
+    return np.array(found, dtype=float)
+
+
+STOPPED = "Training was stopped after epoch 5 of 50: gold fell. Kept is the one it started from."
+
+
 def test_what_the_guard_did_is_in_the_story(workspace: Workspace):
-    write_round(workspace, 1, make_scores("same"))
+    write_round(workspace, 1, make_scores("same", prompts=3))
     assert "Did the guard step in?" not in built(workspace, 1)[1]["story"]
-    words = "Training was stopped after epoch 5 of 50: gold fell. Kept is the one it started from."
-    workspace.write_manifest(1, "train", (workspace.manifest(1, "train") or {}) | {"guard": {"words": words}})
+    guarded(workspace, 1, [a_look(0, 0, 0), a_look(5, 0.2, -0.4)], words=STOPPED, reason="harm", kept=0)
     page, facts = built(workspace, 1)
-    assert facts["story"]["Did the guard step in?"] == [words]
-    assert words in page.text
+    assert facts["story"]["Did the guard step in?"] == [STOPPED]
+    assert STOPPED in page.text
+    assert facts["guard"]["1"]["looks"][1]["judgement"] == -0.4
+    guarded(workspace, 1, [a_look(0, 0, 0), a_look(5, 0.2, 0.1)])
+    assert built(workspace, 1)[1]["story"]["Did the guard step in?"] == [
+        "No: in 1 look at 32 held-out prompts gold did not clearly fall."
+    ]
+    guarded(workspace, 1, [{"epoch": 0}, {"epoch": 5}], prompts=3)
+    assert built(workspace, 1)[1]["story"]["Did the guard step in?"] == [
+        "It could not: it looked at 3 held-out prompts, and of fewer than 5 nothing is concluded."
+    ]
+
+
+def test_the_guards_looks_stand_at_their_epochs_one_round_after_the_other(workspace: Workspace):
+    """Round 1 looks at 0, 5 and 10, and round 2, from 10 on, at its own 0 and 5."""
+    for n in (1, 2):
+        write_round(workspace, n, make_scores("same", prompts=3))
+    guarded(workspace, 1, [a_look(0, 0, 0), a_look(5, 0.2, 0.1), a_look(10, 0.5, 0.3)])
+    guarded(workspace, 2, [a_look(0, 0, 0), a_look(5, 0.4, -0.6)], words=STOPPED, reason="hacking", kept=0)
+    group = guard_looks(read_rounds(workspace, 2))
+    assert group is not None
+    assert group.legend[1] == ("policy", "judgement by gold, which training does not see")
+    svg = group.panels[0].svg
+    for colour, changes in (("policy", (0, 0.1, 0.3, 0, -0.6)), ("reward", (0, 0.2, 0.5, 0, 0.4))):
+        x, y = drawn(svg, colour).T
+        assert np.corrcoef(x, [0, 5, 10, 10, 15])[0, 1] == pytest.approx(1, abs=1e-6)
+        assert np.corrcoef(y, changes)[0, 1] == pytest.approx(-1, abs=1e-6)
+    np.testing.assert_allclose(drawn(svg, "ink"), drawn(svg, "policy")[[2, 3]], atol=1e-5)
+    assert svg.count("stroke: var(--bad)") == 1
+    unstopped = guard_looks(read_rounds(workspace, 1))
+    assert unstopped is not None
+    assert "var(--bad)" not in unstopped.panels[0].svg
+
+
+def test_a_round_under_way_shows_what_its_guard_saw_so_far(workspace: Workspace):
+    folder = write_round(workspace, 1, make_scores("same", prompts=3))
+    shutil.rmtree(folder / "train")
+    with (folder / "metrics.jsonl").open("a") as file:
+        for look in (a_look(0, 0, 0), a_look(1, 0.1, 0.2)):
+            file.write(json.dumps({"stage": "guard", "step": look.pop("epoch"), "metrics": look}) + "\n")
+    group = guard_looks(read_rounds(workspace, 1))
+    assert group is not None
+    assert len(drawn(group.panels[0].svg, "policy")) == 2
+
+
+def test_rounds_that_nobody_watched_are_named_with_the_reason(workspace: Workspace):
+    for n, settings in enumerate(
+        (
+            "",
+            "",
+            "[guard]\non = false\n",
+            "[guard]\non = true\n",
+            '[guard]\non = true\n[train]\nalgorithm = "best_of_n"\n',
+        ),
+        start=1,
+    ):
+        (write_round(workspace, n, make_scores("same", prompts=3)) / "config.toml").write_text(settings)
+    assert guard_gaps(read_rounds(workspace, 5)) == [
+        "Nothing is known of how round 1 and round 2 fared while training: an older version kept no looks.",
+        "Nothing is known of how round 3 fared while training: guard.on was false.",
+        "Nothing is known of how round 4 fared while training: no prompt was held out.",
+    ]
+    assert guard_looks(read_rounds(workspace, 5)) is None
 
 
 def test_a_reward_model_at_chance_is_warned_of(workspace: Workspace):
