@@ -1,11 +1,12 @@
 """What people said who compared policies blind: of the rounds' pictures with the reference's, and with those before."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data.bootstrap import Interval
-from data.win_rates import policy_name
+from data.bootstrap import LEAST_CLUSTERS, Interval, not_narrower
+from data.win_rates import of_enough, policy_name
 from hitl.report import words
 from hitl.report.files import RoundFiles, interval
 from hitl.report.words import Answer
@@ -24,6 +25,8 @@ class Blind:
     @property
     def tone(self) -> str:
         """What the interval over prompts says: one that holds 50 % says nothing."""
+        if math.isnan(self.over_prompts.low):
+            return "unknown"
         if self.over_prompts.low > 0.5:
             return "up"
         return "down" if self.over_prompts.high < 0.5 else "unclear"
@@ -42,8 +45,9 @@ def blind_of(rounds: Sequence[RoundFiles], later: dict[str, Any] | None) -> list
                 Blind(
                     model=str(row["model"]),
                     other=str(row["other"]),
-                    over_prompts=over_prompts,
-                    over_raters=over_raters,
+                    # Again, for older versions wrote narrower ones.
+                    over_prompts=of_enough(not_narrower(over_prompts)),
+                    over_raters=not_narrower(over_raters),
                     ties=float(row["ties"]),
                 )
             )
@@ -62,10 +66,11 @@ def blind_answer(found: Sequence[Blind], number: int) -> Answer:
 
 def _sentence(each: Blind) -> str:
     votes, raters = each.over_prompts.n, each.over_raters.clusters
-    said = {"up": "clearly preferred", "down": "clearly not preferred", "unclear": "no clear preference"}[each.tone]
+    said = {"up": "clearly preferred", "down": "clearly not preferred", "unclear": "no clear preference"}
+    said |= {"unknown": f"too few prompts to say ({each.over_prompts.clusters}; at least {LEAST_CLUSTERS} are needed)"}
     return (
         f"The {each.model} won {percent(each.over_prompts)} of {words.count(votes, 'blind vote')} against the "
-        f"{each.other} (ties as halves), by {words.count(raters, 'rater')}: {said}."
+        f"{each.other} (ties as halves), by {words.count(raters, 'rater')}: {said[each.tone]}."
     )
 
 

@@ -1,6 +1,7 @@
 """Blind comparisons that a round mixes into the next one's tasks: pictures, tasks, and what is made of the answers."""
 
 import io
+import math
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image as Picture
+from scipy import stats
 
 from data.blind import blind_tasks, is_for_judging
-from data.bootstrap import interval
 from data.judged_images import JudgedImages
 from data.records import Image, Judgement, Prompt, Task
 from data.store import Store
@@ -253,20 +254,45 @@ def a_judgement(prompt: str, rater: str, outcome: Any, other: str = "reference")
 
 
 def test_win_rates_by_hand_with_intervals_over_prompts_and_over_raters():
-    """Ann wins 1 + 1/2 + 1, Bob 0 + 1: 3.5 of 5, of three prompts, by two raters. Another opponent is another row."""
-    said = [("p", "ann", "a"), ("q", "ann", "tie"), ("s", "ann", "a"), ("p", "bob", "b"), ("q", "bob", "a")]
+    """Ann wins 1 + 1/2 + 1 + 0 + 0, Bob 0 + 1: 3.5 of 7, of five prompts, by two raters.
+
+    Another opponent is another row.
+    """
+    said = [("p", "ann", "a"), ("q", "ann", "tie"), ("s", "ann", "a"), ("t", "ann", "b"), ("u", "ann", "b")]
+    said += [("p", "bob", "b"), ("q", "bob", "a")]
     votes = [a_judgement(*each) for each in said]
     first, second = blind_win_rates([*votes, a_judgement("p", "ann", "b", "policy of round 1")])
-    assert (first.model, first.other, first.ties) == ("policy of round 2", "reference", 1 / 5)
-    assert (first.over_prompts.mean, first.over_prompts.n, first.over_prompts.clusters) == (3.5 / 5, 5, 3)
-    assert (first.over_raters.mean, first.over_raters.n, first.over_raters.clusters) == (3.5 / 5, 5, 2)
-    credit = np.array([1, 0.5, 1, 0, 1])
-    over_prompts = interval(credit, np.array(["p", "q", "s", "p", "q"]), seed=0)
-    assert first.over_prompts == replace(over_prompts, low=max(over_prompts.low, 0), high=min(over_prompts.high, 1))
-    # By Student's t of two raters' sums it would reach from -0.74 to 2.14, but a share does not.
-    assert (first.over_raters.low, first.over_raters.high) == (0.0, 1.0)
+    assert (first.model, first.other, first.ties) == ("policy of round 2", "reference", 1 / 7)
+    assert (first.over_prompts.mean, first.over_prompts.n, first.over_prompts.clusters) == (3.5 / 7, 7, 5)
+    assert (first.over_raters.mean, first.over_raters.n, first.over_raters.clusters) == (3.5 / 7, 7, 2)
+    # What each prompt's votes are away from 1/2: 0, 1/2, 1/2, -1/2, -1/2. Student's t of four degrees of freedom.
+    half = 2.776445 * math.sqrt(5 / 4 * 4 * 0.25) / 7
+    assert (first.over_prompts.low, first.over_prompts.high) == pytest.approx((0.5 - half, 0.5 + half))
+    # Both raters are even: another kind, of whom there may be 84 %, may not be among two.
+    assert (first.over_raters.low, first.over_raters.high) == pytest.approx((0.5 * 0.025**0.5, 1 - 0.5 * 0.025**0.5))
     assert (second.other, second.over_prompts.mean, second.over_prompts.n) == ("policy of round 1", 0.0, 1)
     assert np.isnan(second.over_raters.low)
+
+
+@pytest.mark.parametrize("prompts", [5, 12, 40])
+def test_votes_that_are_all_alike_leave_open_what_so_few_prompts_do_not_show(prompts: int):
+    """All won or all lost: Clopper and Pearson's ends. All ties: half as far to either side."""
+    names = [f"p{n}" for n in range(prompts)]
+    ends = {}
+    for outcome in ("a", "b", "tie"):
+        votes = [a_judgement(name, rater, outcome) for name in names for rater in ("ann", "bob")]
+        (found,) = blind_win_rates(votes)
+        ends[outcome] = found.over_prompts.low, found.over_prompts.high
+    exact = stats.binomtest(prompts, prompts).proportion_ci(0.95, method="exact")
+    assert ends["a"] == pytest.approx((exact.low, 1.0))
+    assert ends["b"] == pytest.approx((0.0, 1 - exact.low))
+    assert ends["tie"] == pytest.approx((0.5 * exact.low, 1 - 0.5 * exact.low))
+
+
+def test_of_fewer_than_five_prompts_a_win_rate_has_no_interval():
+    (found,) = blind_win_rates([a_judgement(name, "ann", "tie") for name in "pqst"])
+    assert (found.over_prompts.mean, found.over_prompts.clusters) == (0.5, 4)
+    assert np.isnan([found.over_prompts.low, found.over_prompts.high]).all()
 
 
 def test_an_image_that_was_drawn_to_learn_from_is_not_for_judging():

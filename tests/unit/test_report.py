@@ -709,4 +709,25 @@ def test_the_next_rounds_raters_judge_a_rounds_policy_blind(workspace: Workspace
     page, _ = built(workspace, 2)
     assert "Nobody has compared round 2’s pictures blind yet" in page.text
     assert sentence in page.text
+
+
+def test_blind_ties_of_four_prompts_are_too_few_and_of_five_no_certainty_also_where_an_older_version_wrote_them(
+    workspace: Workspace,
+):
+    """Older versions gave both rows the interval [0.5, 0.5]. A kind that makes up 1 - 0.025^(1/5) = 52 % of all may be
+    missing among five prompts: 50 % ± 26."""
+    write_round(workspace, 1, make_scores("better", prompts=3))
+    half = {"mean": 0.5, "low": 0.5, "high": 0.5}
+    rows = [
+        {"model": "policy of round 1", "other": other, "ties": 1.0}
+        | {"over_prompts": half | {"n": n, "clusters": n}, "over_raters": half | {"low": None, "n": n, "clusters": 1}}
+        for other, n in (("reference", 4), ("policy of round 0", 5))
+    ]
+    workspace.write_manifest(2, "rate", {"seconds": 1.0, "ratings": 9, "blind": rows})
+    page, facts = built(workspace, 1)
+    assert facts["blind"][0]["over_prompts"] == {"mean": 0.5, "low": None, "high": None, "n": 4, "clusters": 4}
+    text = page.text.replace("\u202f", " ")
+    assert "won 50 % of 4 blind votes" in text
+    assert "too few prompts to say (4; at least 5 are needed)" in text
+    assert "won 50 % [24, 76] of 5 blind votes" in text
     assert "People, blind" in page.text
