@@ -267,7 +267,8 @@ class GuardConfig:
     """Stop when a look finds the policy further than this from the reference, in nats over the trained steps; 0: not
     measured, which spares a quarter of a look."""
     on_stop: str = "end"
-    """After a round whose training was stopped: `end` begins no further round by itself, `go_on` does."""
+    """After a round whose training was stopped, and where blind votes judge the last policy clearly worse than the
+    reference or the one before: `end` goes no further by itself, `go_on` does."""
 
     def __post_init__(self) -> None:
         _at_least(1, "guard", self, "every", "prompts", "images_per_prompt")

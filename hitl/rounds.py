@@ -6,7 +6,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from data.store import Store
 from data.win_rates import blind_win_rates
 from data.workspace import Workspace, write_atomically
 from hitl.config import RunConfig, load_config, to_toml
-from hitl.core.errors import ConfigError, NotEnoughRatings, RewardAtChance, WorkerError, WorkspaceError
+from hitl.core.errors import ConfigError, NotEnoughRatings, RewardAtChance, WorkerError, WorkspaceError, WorsePolicy
 from hitl.core.live import Live
+from hitl.core.words import counted
 from hitl.report import build_report
 from hitl.tasks import blind_comparisons, make_tasks, read_uncertainty
 from hitl.worker import Worker, read_report, require_launcher
@@ -136,6 +137,8 @@ def advance(round: Round) -> None:
             # A report of half the round would make the whole one look finished, and be its last.
             (hub.workspace.round_dir(round.number) / "report.html").unlink(missing_ok=True)
             hub.workspace.write_manifest(round.number, name, {"seconds": round_seconds(started), **result})
+        if name == "rate":
+            _heed_blind_votes(round.config, result.get("blind", []))
     # The report comes last: a round without one is not finished, so a kill in between loses neither.
     hub.store.set_round_state(round.number, FINISHED)
     hub.live.enter("report", "Writing the report")
@@ -227,6 +230,27 @@ def gather_ratings(round: Round) -> dict[str, Any]:
         "agreement": round_agreement(hub.store, round.number),
         "blind": [asdict(each) for each in blind_win_rates(hub.store.judgements(round.number))],
     }
+
+
+def _heed_blind_votes(config: RunConfig, rates: Sequence[Mapping[str, Any]]) -> None:
+    """Go no further from a policy that people clearly like less than another model. Said once, when the ratings are
+    complete: whoever runs the round again has decided.
+
+    Raises:
+        WorsePolicy: of some model's blind comparisons the interval over prompts ends below half.
+    """
+    if not config.guard.on or config.guard.on_stop != "end":
+        return
+    for each in rates:
+        won = each["over_prompts"]
+        if won["high"] < 0.5:  # without an interval it is nan
+            ends = f"[{100 * won['low']:.0f}, {100 * won['high']:.0f}]"
+            raise WorsePolicy(
+                f"The {each['model']} was judged worse than the {each['other']}: it won {100 * won['mean']:.0f} % "
+                f"{ends} of {counted(won['n'], 'blind vote')} on {counted(won['clusters'], 'held-out prompt')}.",
+                hint="Nothing was trained on top of it yet. Look at its pictures and at its report; "
+                "`hitl round` goes on from it, and with `--set guard.on_stop=go_on` without asking.",
+            )
 
 
 def _wait_for_ratings(round: Round) -> None:

@@ -5,20 +5,21 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from data.records import FINISHED, Image, Prompt, Task
+from data.records import FINISHED, Image, Judgement, Prompt, Task
 from data.store import Store
+from data.win_rates import blind_win_rates
 from data.workspace import STAGES, Workspace
 from hitl import rounds
 from hitl.commands import status
 from hitl.config import load_config
-from hitl.core.errors import ConfigError, NotEnoughRatings, RewardAtChance
+from hitl.core.errors import ConfigError, NotEnoughRatings, RewardAtChance, WorsePolicy
 from hitl.rounds import Hub, Round, advance, gather_ratings, run_rounds
 from hitl.tasks import Uncertainty, make_tasks, read_uncertainty
 from tests.facts import a_rater, a_rating, an_image
@@ -395,6 +396,61 @@ def test_after_a_training_that_was_stopped_no_further_round_begins_unless_asked_
     if on_stop == "end":
         assert hub.live.view().message == "Round 2's training was stopped; the rounds after it are not begun"
         assert run_rounds(hub, 1) == [3]
+
+
+@pytest.mark.parametrize(
+    ("votes", "setting", "ends"),
+    [
+        ("llllllllwl", "end", True),  # one of ten won: up to 0.1 q + (1 - q) = 0.38, q = 0.025^(1 / 10)
+        ("lllllwwwwl", "end", False),
+        ("llll", "end", False),  # of fewer than five prompts nothing is concluded
+        ("llllllllwl", "go_on", False),
+    ],
+)
+def test_nothing_is_trained_on_top_of_a_policy_that_people_judged_worse_until_asked_again(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, votes: str, setting: str, ends: bool
+):
+    """Each vote is of a prompt of its own."""
+    judgements = [
+        Judgement(
+            rating_id=f"rating {i}",
+            task_id=f"task {i}",
+            round=2,
+            study=None,
+            kind="pairwise",
+            prompt_id=f"prompt {i}",
+            rater_id="ann",
+            model="policy of round 1",
+            other="reference",
+            outcome="a" if vote == "w" else "b",
+            both_bad=False,
+            left="a",
+        )
+        for i, vote in enumerate(votes)
+    ]
+    monkeypatch.setattr(rounds, "configured_prompts", lambda hub, config: [])
+    monkeypatch.setattr(rounds, "build_report", _Report(hub.workspace))
+    ran: list[tuple[int, str]] = []
+
+    def stage_of(name: str) -> rounds.Stage:
+        def stage(round: Round) -> dict[str, Any]:
+            ran.append((round.number, name))
+            is_asked = name == "rate" and round.number == 2
+            return {"blind": [asdict(each) for each in blind_win_rates(judgements)] if is_asked else []}
+
+        return stage
+
+    for name in STAGES:
+        monkeypatch.setitem(rounds.STAGES, name, stage_of(name))
+    hub.config = replace(hub.config, guard=replace(hub.config.guard, on_stop=setting))
+    if ends:
+        with pytest.raises(WorsePolicy, match=r"it won 10 % \[0, 38\] of 10 blind votes on 10 held-out prompts"):
+            run_rounds(hub, 3)
+        assert ran[-1] == (2, "rate")
+        assert run_rounds(hub, 1) == [2]
+    else:
+        assert run_rounds(hub, 3) == [1, 2, 3]
+    assert ran[-5 + STAGES.index("fit")] == (2 if ends else 3, "fit")
 
 
 NOTHING = dict.fromkeys(("prompts", "images", "ratings", "raters"), 0) | dict.fromkeys(("workspace", "lost", "hub"), "")
