@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data.at_work import Files
-from data.blind import is_for_judging
+from data.blind import is_for_judging, reward_agreement
 from data.display_copies import DisplayCopies
 from data.erasing import Erasures
 from data.prompt_list import read_prompts, starter_prompts
@@ -220,6 +220,7 @@ def gather_ratings(round: Round) -> dict[str, Any]:
     _refusal(round).unlink(missing_ok=True)
     ratings = standing_ratings(hub.store.ratings(round.number, purpose="learn"))
     raters = {rating.rater_id for rating in ratings}
+    ordered = reward_agreement(hub.workspace, hub.store, round.number)
     return {
         "ratings": len(ratings),
         "checks": hub.store.progress(round.number).checks,
@@ -229,6 +230,7 @@ def gather_ratings(round: Round) -> dict[str, Any]:
         "snapshot": snapshot.sha256,
         "agreement": round_agreement(hub.store, round.number),
         "blind": [asdict(each) for each in blind_win_rates(hub.store.judgements(round.number))],
+        "reward_agreement": None if ordered is None else ordered.to_dict(),
     }
 
 

@@ -150,12 +150,15 @@ def read_rounds(workspace: Workspace, number: int) -> list[RoundFiles]:
     return [read_round(workspace, n) for n in [*earlier, number]]
 
 
-def later_ratings(workspace: Workspace, number: int) -> dict[str, Any] | None:
-    """The manifest of the ratings of the round after: they judge this round's policy."""
-    try:
-        return workspace.manifest(number + 1, "rate")
-    except WorkspaceError:
-        return None
+def later_manifests(workspace: Workspace, number: int) -> dict[str, dict[str, Any]]:
+    """What the round after has of this round's policy: the manifests of its ratings and their fit, as far as done."""
+    found = {}
+    for stage in ("rate", "fit"):
+        try:
+            found[stage] = workspace.manifest(number + 1, stage)
+        except WorkspaceError:
+            continue
+    return {stage: manifest for stage, manifest in found.items() if manifest is not None}
 
 
 def read_round(workspace: Workspace, number: int) -> RoundFiles:

@@ -14,11 +14,12 @@ from data.evaluation import DIVERSITY, KL, PREVIOUS
 from data.workspace import STAGES, Workspace, write_atomically
 from hitl.report import figures, pictures, words
 from hitl.report.blind import blind_answer, blind_of, percent
-from hitl.report.files import RoundFiles, later_ratings, read_rounds
+from hitl.report.files import RoundFiles, later_manifests, read_rounds
 from hitl.report.guards import guard_answer, guard_gaps, guard_looks
 from hitl.report.judgement import Judged, judge_round, judge_tasks
 from hitl.report.provenance import Provenance, provenance, simulated, when
 from hitl.report.raters_page import hidden, rater_names, raters_page
+from hitl.report.reward_agreement import reward_agreements
 from hitl.report.reward_page import pseudonymous, reward_page
 from hitl.report.sections import judges_of, learning, task_panels, training
 from hitl.report.times import costs, time_table
@@ -39,7 +40,9 @@ def write_report(workspace: Workspace, number: int) -> Path:
     answers = words.story(judged, latest.best_of, bias, number - 1)
     if answer := guard_answer(latest):
         answers.append(answer)
-    blind = blind_of(rounds, later_ratings(workspace, number))
+    later = later_manifests(workspace, number)
+    blind = blind_of(rounds, later.get("rate"))
+    agreements = reward_agreements(latest, later)
     if judged:
         answers.append(blind_answer(blind, number))
     missing = [*_gaps(rounds, number), *latest.missing]
@@ -53,11 +56,13 @@ def write_report(workspace: Workspace, number: int) -> Path:
         "judged": judged,
         "origin": origin,
         "blind": blind,
+        "agreements": agreements,
         **_shown(rounds, judged, workspace.image_path),
     }
     page = _environment().get_template("report.html.j2").render(shown)
     facts = _facts(rounds, judged, bias, verdict, answers, missing, origin)
     facts["blind"] = plain([asdict(each) for each in blind])
+    facts["reward_agreement"] = plain({split: asdict(each) for split, each in agreements.items()})
     folder = workspace.round_dir(number)
     text = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(folder / JSON_FILE, f"{text}\n".encode())

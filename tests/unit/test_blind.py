@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import pytest
 from PIL import Image as Picture
 from scipy import stats
 
-from data.blind import blind_tasks, is_for_judging
+from data.blind import blind_tasks, is_for_judging, reward_agreement
+from data.evaluation import ImageScore, write_scores
 from data.judged_images import JudgedImages
-from data.records import Image, Judgement, Prompt, Task
+from data.records import Image, Judgement, Prompt, Rater, Rating, Task
 from data.store import Store
 from data.validation import check_task
 from data.win_rates import blind_win_rates
@@ -293,6 +295,78 @@ def test_of_fewer_than_five_prompts_a_win_rate_has_no_interval():
     (found,) = blind_win_rates([a_judgement(name, "ann", "tie") for name in "pqst"])
     assert (found.over_prompts.mean, found.over_prompts.clusters) == (0.5, 4)
     assert np.isnan([found.over_prompts.low, found.over_prompts.high]).all()
+
+
+# -- and the reward model that the policy was trained on ---------------------------------------------------------------
+
+
+def scores_of(workspace: Workspace, rewards: dict[tuple[str, str, int], float]) -> None:
+    rows = [
+        ImageScore(
+            subject=subject,
+            prompt_id=prompt_id,
+            prompt="",
+            task="",
+            split="held_out",
+            index=index,
+            values={"reward": value},
+        )
+        for (subject, prompt_id, index), value in rewards.items()
+    ]
+    write_scores(workspace.stage_dir(2, "evaluate") / "scores.parquet", rows)
+
+
+def test_the_reward_model_is_held_against_blind_votes_on_its_policys_pictures(hub: Hub):
+    """It likes the policy's pictures more than the reference's, and less than the last policy's, but for one picture.
+
+    Against the reference people prefer the policy's twice, the reference's once, and once nobody: 2 of 3 right. Against
+    the last policy they prefer the policy's on the first prompt, where the scores are equal, and the last one's on two:
+    2.5 of 3. Together 4.5 of 6 decided votes, on three prompts.
+    """
+    images, tasks = make(hub.workspace, share=1.0, tasks=100)
+    hub.store.start_round(3, "sha")
+    hub.store.add_images(images)
+    hub.store.add_rater(Rater(rater_id="ann", name="Ann", kind="human", created_at=datetime.now(UTC)))
+    assert reward_agreement(hub.workspace, hub.store, 3) is None
+    order = sorted(HELD_OUT)
+    chosen: dict[tuple[str, str], Task] = {(task.prompt_id, (task.models or ("", ""))[1]): task for task in tasks}
+    said = {
+        "reference": ("left", "left", "right", "tie"),
+        "policy of round 1": ("left", "right", "right", None),
+    }
+    index = {image.image_id: image.provenance["index"] for image in images}
+    rewards = {}
+    for other, choices in said.items():
+        for prompt_id, choice in zip(order, choices, strict=True):
+            if choice is None:
+                continue
+            task = chosen[prompt_id, other]
+            hub.store.add_tasks([task])
+            hub.store.add_rating(rating_of(task, choice))
+            place = index[task.image_ids[0]]
+            rewards["policy", prompt_id, place] = 1.0
+            even = prompt_id == order[0]
+            subject = "reference" if other == "reference" else "previous"
+            rewards[subject, prompt_id, place] = 0.0 if other == "reference" else 1.0 if even else 2.0
+    scores_of(hub.workspace, rewards)
+    found = reward_agreement(hub.workspace, hub.store, 3)
+    assert found is not None
+    assert (found.mean, found.n, found.clusters) == (pytest.approx(4.5 / 6), 6, 3)
+
+
+def rating_of(task: Task, choice: str) -> Rating:
+    return Rating(
+        rating_id=f"rating of {task.task_id}",
+        task_id=task.task_id,
+        rater_id="ann",
+        kind="pairwise",
+        payload={"choice": choice},
+        image_ids=task.image_ids,
+        dwell_ms=900,
+        client_time="2026-11-20T13:00:00+01:00",
+        server_time=datetime.now(UTC),
+        app_version="0.1.0",
+    )
 
 
 def test_an_image_that_was_drawn_to_learn_from_is_not_for_judging():

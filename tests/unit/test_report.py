@@ -32,6 +32,7 @@ from hitl.report.guards import guard_gaps, guard_looks
 from hitl.report.judgement import change, judge_round
 from hitl.report.pictures import is_crisp, rounds_shown, through_rounds
 from hitl.report.provenance import provenance
+from hitl.report.reward_agreement import reward_agreements
 from hitl.report.reward_page import reward_page
 from hitl.report.sections import distances, learning
 from hitl.report.words import Ruler, Verdict, duration, listed, number, story, tiny, verdict
@@ -365,10 +366,12 @@ def test_names_and_prompts_are_escaped(workspace: Workspace):
     assert "</pre><script>" in page.text
 
 
-def test_the_same_files_give_the_same_bytes_whatever_comes_later(workspace: Workspace):
+def test_the_same_files_give_the_same_bytes_whatever_comes_later_but_ratings_of_its_pictures(workspace: Workspace):
     folder = write_round(workspace, 1, make_scores("better"))
     first = [build_report(workspace, 1).read_bytes(), (folder / "report.json").read_bytes()]
-    write_round(workspace, 2, make_scores("worse"))
+    later = write_round(workspace, 2, make_scores("worse"))
+    for stage in ("rate", "fit"):
+        shutil.rmtree(later / stage)
     assert [build_report(workspace, 1).read_bytes(), (folder / "report.json").read_bytes()] == first
 
 
@@ -731,3 +734,61 @@ def test_blind_ties_of_four_prompts_are_too_few_and_of_five_no_certainty_also_wh
     assert "too few prompts to say (4; at least 5 are needed)" in text
     assert "won 50 % [24, 76] of 5 blind votes" in text
     assert "People, blind" in page.text
+
+
+# -- people and the reward model --------------------------------------------------------------------------------------
+
+
+def test_the_next_rounds_ratings_judge_a_rounds_reward_model_on_its_policys_pictures(workspace: Workspace):
+    folder = write_round(workspace, 1, make_scores("better", prompts=3))
+    page, facts = built(workspace, 1)
+    assert page.text.count("not rated yet: the next round asks") == 2
+    assert {each["found"] for each in facts["reward_agreement"].values()} == {None}
+    later = write_round(workspace, 2, make_scores("better", prompts=3))
+    rate, fit = (workspace.manifest(2, stage) or {} for stage in ("rate", "fit"))
+    votes = Interval(1.0, 1.0, 1.0, 9, 4)
+    workspace.write_manifest(2, "rate", rate | {"reward_agreement": votes.to_dict()})
+    pairs = {"accuracy": Interval(0.72, 0.6, 0.84, 77, 35).to_dict(), "round": 1, "pairs": 96}
+    fit["report"] |= {"previous": pairs}
+    workspace.write_manifest(2, "fit", fit)
+    page, facts = built(workspace, 1)
+    text = " ".join(page.text.replace("\u202f", " ").split())
+    assert "72 % [60, 84] of 77 comparisons of its pictures on 35 prompts clearly better than a coin" in text
+    assert "100 % of 9 blind votes on 4 prompts too few prompts to say (4; at least 5 are needed)" in text
+    assert facts["reward_agreement"]["train"]["found"] == Interval(0.72, 0.6, 0.84, 77, 35).to_dict()
+    assert facts["reward_agreement"]["held_out"]["found"]["low"] is None
+    (later / "fit" / "manifest.json").unlink()
+    assert "rated; the next round’s fit compares" in built(workspace, 1)[0].text
+    (folder / "config.toml").write_text("[rate]\nblind = 0.0\n")
+    shutil.rmtree(later)
+    assert "nobody is asked: rate.blind is 0" in built(workspace, 1)[0].text
+
+
+@pytest.mark.parametrize(
+    ("rate", "fit", "expected"),
+    [
+        ({}, {}, ("an older version took the ratings", "the fit of round 2 compared nothing")),
+        (
+            {"reward_agreement": None},
+            {"previous": {"round": 7, "accuracy": {"mean": 0.9, "low": 0.8, "high": 1.0, "n": 9, "clusters": 9}}},
+            ("no blind vote decided", "the fit of round 2 compared nothing"),
+        ),
+    ],
+)
+def test_what_the_next_round_does_not_know_of_a_reward_model_is_said(
+    workspace: Workspace, rate: dict[str, Any], fit: dict[str, Any], expected: tuple[str, str]
+):
+    write_round(workspace, 1, make_scores("better", prompts=3))
+    found = reward_agreements(read_round(workspace, 1), {"rate": rate, "fit": {"report": fit}})
+    assert [each.said for each in found.values()] == [f"not known: {each}" for each in expected]
+    assert [each.found for each in found.values()] == [None, None]
+
+
+def test_of_an_older_fit_on_five_prompts_all_right_is_no_certainty(workspace: Workspace):
+    """Clopper and Pearson: 0.025^(1/5) is 48 %."""
+    write_round(workspace, 1, make_scores("better", prompts=3))
+    previous = {"round": 1, "accuracy": Interval(1.0, 1.0, 1.0, 8, 5).to_dict()}
+    found = reward_agreements(read_round(workspace, 1), {"rate": {}, "fit": {"report": {"previous": previous}}})
+    assert found["train"].said == "cannot be told from a coin"
+    assert found["train"].found is not None
+    assert found["train"].found.low == pytest.approx(0.478, abs=1e-3)
