@@ -13,6 +13,7 @@ import jinja2
 from data.evaluation import DIVERSITY, KL, PREVIOUS
 from data.workspace import STAGES, Workspace, write_atomically
 from hitl.report import figures, pictures, words
+from hitl.report.advice import advice
 from hitl.report.blind import blind_answer, blind_of, percent
 from hitl.report.files import RoundFiles, later_manifests, read_rounds
 from hitl.report.guards import guard_answer, guard_gaps, guard_looks
@@ -45,12 +46,14 @@ def write_report(workspace: Workspace, number: int) -> Path:
     agreements = reward_agreements(latest, later)
     if judged:
         answers.append(blind_answer(blind, number))
+    advised = advice(verdict, judged, blind, number, latest.best_of, bool(latest.guard.get("reason")))
     missing = [*_gaps(rounds, number), *latest.missing]
     origin = provenance(rounds)
     shown = {
         "workspace": workspace.root.name,
         "number": number,
         "verdict": verdict,
+        "advice": advised,
         "answers": answers,
         "missing": missing,
         "judged": judged,
@@ -60,7 +63,7 @@ def write_report(workspace: Workspace, number: int) -> Path:
         **_shown(rounds, judged, workspace.image_path),
     }
     page = _environment().get_template("report.html.j2").render(shown)
-    facts = _facts(rounds, judged, bias, verdict, answers, missing, origin)
+    facts = _facts(rounds, judged, bias, verdict, [*([advised] if advised else []), *answers], missing, origin)
     facts["blind"] = plain([asdict(each) for each in blind])
     facts["reward_agreement"] = plain({split: asdict(each) for split, each in agreements.items()})
     folder = workspace.round_dir(number)

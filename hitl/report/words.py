@@ -239,7 +239,7 @@ def story(judged: dict[str, list[Judged]], best_of: int | None, bias: dict[str, 
 def _what_changed(judged: dict[str, list[Judged]], bias: dict[str, Judged]) -> list[str]:
     sentences = []
     for split, found in judged.items():
-        told = [_told(each) for each in _headline_measures(found)]
+        told = [_told(each) for each in headline_measures(found)]
         if told:
             sentences.append(f"{_capital(_short(split))}: {'; '.join(told)}.")
     if bias:
@@ -248,7 +248,7 @@ def _what_changed(judged: dict[str, list[Judged]], bias: dict[str, Judged]) -> l
     return sentences
 
 
-def _headline_measures(found: Sequence[Judged]) -> list[Judged]:
+def headline_measures(found: Sequence[Judged]) -> list[Judged]:
     reward = learned(found)
     return _essential(independent(found)) or ([reward] if reward else [])
 
@@ -313,7 +313,7 @@ def _how_sure(judged: dict[str, list[Judged]]) -> list[str]:
 
 def _worth_it(judged: dict[str, list[Judged]], best_of: int | None, previous: int) -> list[str]:
     split, found = next((split, found) for split, found in judged.items() if found)
-    shown = _headline_measures(found)
+    shown = headline_measures(found)
     ways: dict[Change, str] = {
         "up": "ahead",
         "down": "behind",

@@ -26,7 +26,9 @@ from data.win_rates import blind_win_rates
 from data.workspace import Workspace
 from hitl.commands import report
 from hitl.core.errors import WorkspaceError
-from hitl.report import build_report
+from hitl.report import build_report, words
+from hitl.report.advice import BY_VERDICT, advice
+from hitl.report.blind import Blind
 from hitl.report.files import read_round, read_rounds
 from hitl.report.guards import guard_gaps, guard_looks
 from hitl.report.judgement import change, judge_round
@@ -792,3 +794,72 @@ def test_of_an_older_fit_on_five_prompts_all_right_is_no_certainty(workspace: Wo
     assert found["train"].said == "cannot be told from a coin"
     assert found["train"].found is not None
     assert found["train"].found.low == pytest.approx(0.478, abs=1e-3)
+
+
+# -- whether to use it ------------------------------------------------------------------------------------------------
+
+
+def said_blind(low: float, high: float, other: str = "reference") -> Blind:
+    over = Interval((low + high) / 2, low, high, 40, 20)
+    return Blind(model="policy of round 1", other=other, over_prompts=over, over_raters=over, ties=0.0)
+
+
+def advised(workspace: Workspace, *blind: Blind, is_stopped: bool = False) -> str:
+    files = read_round(workspace, 1)
+    judged = judge_round(files)
+    answer = advice(verdict(judged, 1), judged, blind, 1, files.best_of, is_stopped)
+    assert answer is not None
+    return " ".join(answer.sentences)
+
+
+def test_a_better_model_is_to_be_used_unless_raters_prefer_the_reference(workspace: Workspace):
+    write_round(workspace, 1, make_scores("better"))
+    text = advised(workspace)
+    assert text.startswith("Yes, by these judges")
+    assert "Nobody has compared its pictures blind yet." in text
+    assert "By taste, it beats keeping the best of 4 pictures of the reference" in text
+    assert "prefer its pictures" in advised(workspace, said_blind(0.6, 0.8))
+    assert "no clear preference" in advised(workspace, said_blind(0.4, 0.8), said_blind(0.1, 0.2, "policy of round 0"))
+    assert "too few prompts" in advised(workspace, said_blind(float("nan"), float("nan")))
+    assert advised(workspace, said_blind(0.2, 0.4)).startswith("No: raters who compared them blind prefer")
+
+
+def test_a_hacked_reward_and_a_stop_are_reasons_against_it_and_a_page_says_so_first(workspace: Workspace):
+    write_round(workspace, 1, make_scores("worse"))
+    text = advised(workspace, is_stopped=True)
+    assert text.startswith("No: training has learned to please the reward model")
+    assert text.endswith("The guard ended its training early; this is the best policy that it saw.")
+    assert "best of" not in text
+    page, facts = built(workspace, 1)
+    assert next(iter(facts["story"])) == "Should it be used?"
+    assert page.text.index("Should it be used?") < page.text.index("Held-out prompts")
+
+
+def test_less_diversity_is_warned_of(workspace: Workspace):
+    scores = with_more(
+        make_scores("better"), diversity=lambda each: 0.1 + 0.01 * each.index + 0.2 * (not is_policy(each))
+    )
+    write_round(workspace, 1, scores)
+    assert "clearly more alike than the reference’s" in advised(workspace)
+
+
+def test_every_verdict_has_its_advice(workspace: Workspace):
+    """The words of `verdict`, found where they are written; a round that is not judged has none."""
+    source = Path(words.__file__).read_text()
+    source = source[source.index("def verdict(") : source.index("def _essential(")]
+    found = {*re.findall(r'"([A-Z][a-z]+(?: [a-z]+)*)"', source)} - {"Not judged"}
+    assert found == {*BY_VERDICT}
+    assert advice(verdict({}, 1), {}, (), 1, None, False) is None
+
+
+def test_what_best_of_n_does_better_is_said_before_what_it_does_worse(workspace: Workspace):
+    """The reference's best picture is made exactly right and far from the taste."""
+    scores = [
+        replace(each, values={**each.values, "exact": 1.0, "taste": 0.1}) if each.subject == "best_of_4" else each
+        for each in make_scores("same")
+    ]
+    scores = with_more(scores, taste=lambda each: each.values["taste"] + 0.2 * is_policy(each))
+    write_round(workspace, 1, scores)
+    text = advised(workspace)
+    assert text.startswith("Yes, if that is what you want")
+    assert text.endswith("which needs no training, does better. By taste, it beats that.")
