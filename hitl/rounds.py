@@ -374,21 +374,29 @@ def is_finished(workspace: Workspace, number: int) -> bool:
     return workspace.is_done(number, "evaluate") and (workspace.round_dir(number) / "report.html").exists()
 
 
-def configured_prompts(hub: Hub, config: RunConfig) -> list[Prompt]:
-    """The prompts that the settings name, put into the store where they are new.
+def named_prompts(workspace: Workspace, config: RunConfig) -> list[Prompt]:
+    """The prompts that the settings name.
 
     Raises:
         ConfigError: another model than the starter has no prompts file.
     """
     if config.prompts.file:
-        prompts = read_prompts(hub.workspace.root / config.prompts.file, config.prompts.columns, config.prompts.limit)
-    elif config.model.name == "starter":
-        prompts = starter_prompts(config.prompts.per_task, config.prompts.held_out_per_task)
-    else:
-        raise ConfigError(
-            f"There are no prompts for the model {config.model.name!r}.",
-            hint="Write them into a file, one to a line, and name it: --set prompts.file=prompts.txt",
-        )
+        return read_prompts(workspace.root / config.prompts.file, config.prompts.columns, config.prompts.limit)
+    if config.model.name == "starter":
+        return starter_prompts(config.prompts.per_task, config.prompts.held_out_per_task)
+    raise ConfigError(
+        f"There are no prompts for the model {config.model.name!r}.",
+        hint="Write them into a file, one to a line, and name it: --set prompts.file=prompts.txt",
+    )
+
+
+def configured_prompts(hub: Hub, config: RunConfig) -> list[Prompt]:
+    """The same, put into the store where they are new, as the store has them.
+
+    Raises:
+        ConfigError: another model than the starter has no prompts file.
+    """
+    prompts = named_prompts(hub.workspace, config)
     hub.store.add_prompts(prompts)
     known = {prompt.prompt_id: prompt for prompt in hub.store.prompts()}
     return [known[prompt.prompt_id] for prompt in prompts]
