@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import tarfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,6 @@ from PIL import Image as Picture
 from scipy import stats
 
 from apps.session import RatingDesk
-from data.backup import belongs
 from data.blind import is_for_judging
 from data.integrity import check
 from data.records import Prompt
@@ -137,10 +137,25 @@ def test_a_study_of_two_folders_from_its_beginning_to_its_result(hitl: Hitl, tmp
     assert quality["by_rater"] == pytest.approx(dict(zip(("rater-001", "rater-002", "rater-003"), shares, strict=True)))
     assert quality["sd_of_raters"] == pytest.approx(stats.tstd(shares))
     told = hitl("study", "result")[1]
-    assert belongs("studies/which/study.json")  # to a backup
     assert "quality, which looks better: B is better." in told
     assert "alignment, which shows the text more exactly: even: no difference was found." in told
     assert "It is not finished" not in told
+
+
+def test_a_backup_has_what_is_told_of_a_study_and_nothing_of_one_that_is_being_made(hitl: Hitl, tmp_path: Path):
+    hitl("study", "new", str(a_folder(tmp_path / "a", 1)), str(a_folder(tmp_path / "b", 2)), *VOTES)
+    for name in ("drawn-x/a.png", "made.json"):
+        path = tmp_path / "w" / "studies" / "study-2" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    (tmp_path / "w" / "imports").mkdir()
+    (tmp_path / "w" / "imports" / "now-refused.jsonl").write_text("{}\n")
+    assert hitl("backup", str(tmp_path / "w.tar"))[0] == 0
+    with tarfile.open(tmp_path / "w.tar") as tar:
+        names = {name for name in tar.getnames() if name.split("/")[0] in ("studies", "imports")}
+    assert names == {"studies/study-1/study.json", "imports/now-refused.jsonl"}
+    assert hitl("restore", str(tmp_path / "w.tar"), "-w", str(tmp_path / "again"))[0] == 0
+    assert (tmp_path / "again" / "studies" / "study-1" / "study.json").exists()
 
 
 def test_what_one_rater_says_and_what_simulated_ones_say_is_said(hitl: Hitl, tmp_path: Path):
