@@ -100,9 +100,13 @@ def status(workspace: Path | None, as_json: bool) -> None:
         return
     for each in found:
         votes = ", ".join(f"{name} {count['given']} of {count['wanted']}" for name, count in each["votes"].items())
-        ends = f"hitl study result {each['name']}" if each["is_complete"] else "hitl serve"
         print(f"{each['name']}: {each['b']} (B) against {each['a']} (A); votes on {votes}; {_raters(each)}")
-        print(f"  Next: {ends} -w {folder.root}")
+        if each["is_complete"]:
+            print(f"  Next: hitl study result {each['name']} -w {folder.root}")
+        elif holder(folder.lock_path) is None:
+            print(f"  Next: hitl serve -w {folder.root}")
+        else:
+            print("  People who rate now are asked when they have nothing else to rate.")
 
 
 def _standing(folder: Workspace, name: str, tasks: Sequence[Task], votes: Sequence[Judgement]) -> dict[str, Any]:

@@ -268,10 +268,13 @@ def test_people_who_rate_are_asked_for_a_study_that_is_made_meanwhile(hitl: Hitl
         assert offered
         assert {task["kind"] for task in offered} <= {"alignment", "quality"}
         assert len(served.hub.store.study_tasks("study-1")) == 32
-        assert hitl("study", "status")[1].startswith("study-1: b (B) against a (A); votes on alignment 0 of 16")
+        standing = hitl("study", "status")[1]
+        assert standing.startswith("study-1: b (B) against a (A); votes on alignment 0 of 16")
+        assert "People who rate now are asked" in standing
         code, _, err = hitl("study", "new", a, b, *VOTES, "--name", "study-1")
         assert (code, "There is a study 'study-1' already." in err) == (2, True)
         rater.close()
+    assert "Next: hitl serve -w" in hitl("study", "status")[1]
     with open_store(tmp_path) as store:
         assert len(store.study_tasks()) == 32
         assert check(Workspace(tmp_path / "w"), store).differences == []
