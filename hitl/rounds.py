@@ -138,7 +138,9 @@ def advance(round: Round) -> None:
             (hub.workspace.round_dir(round.number) / "report.html").unlink(missing_ok=True)
             hub.workspace.write_manifest(round.number, name, {"seconds": round_seconds(started), **result})
         if name == "rate":
-            _heed_blind_votes(round.config, result.get("blind", []))
+            _heed_blind_votes(round, result.get("blind", []))
+        if name == "fit":
+            _renew_last_report(round)
     # The report comes last: a round without one is not finished, so a kill in between loses neither.
     hub.store.set_round_state(round.number, FINISHED)
     hub.live.enter("report", "Writing the report")
@@ -234,18 +236,28 @@ def gather_ratings(round: Round) -> dict[str, Any]:
     }
 
 
-def _heed_blind_votes(config: RunConfig, rates: Sequence[Mapping[str, Any]]) -> None:
+def _renew_last_report(round: Round) -> None:
+    """The report of the round before can say now how people like that round's policy, and its reward model's order."""
+    workspace = round.hub.workspace
+    if (workspace.round_dir(round.previous) / "report.html").exists():
+        with round.hub.files.in_use():
+            build_report(workspace, round.previous)
+
+
+def _heed_blind_votes(round: Round, rates: Sequence[Mapping[str, Any]]) -> None:
     """Go no further from a policy that people clearly like less than another model. Said once, when the ratings are
     complete: whoever runs the round again has decided.
 
     Raises:
         WorsePolicy: of some model's blind comparisons the interval over prompts ends below half.
     """
-    if not config.guard.on or config.guard.on_stop != "end":
+    guard = round.config.guard
+    if not guard.on or guard.on_stop != "end":
         return
     for each in rates:
         won = each["over_prompts"]
         if won["high"] < 0.5:  # without an interval it is nan
+            _renew_last_report(round)
             ends = f"[{100 * won['low']:.0f}, {100 * won['high']:.0f}]"
             raise WorsePolicy(
                 f"The {each['model']} was judged worse than the {each['other']}: it won {100 * won['mean']:.0f} % "

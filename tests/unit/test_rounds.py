@@ -389,7 +389,8 @@ def test_after_a_training_that_was_stopped_no_further_round_begins_unless_asked_
     for stage in STAGES:
         monkeypatch.setitem(rounds.STAGES, stage, stopped_in_the_second if stage == "train" else nothing)
     hub.config = replace(hub.config, guard=replace(hub.config.guard, on_stop=on_stop))
-    assert run_rounds(hub, 3) == done == report.made
+    assert run_rounds(hub, 3) == done == [*dict.fromkeys(report.made)]
+    assert report.made[:3] == [1, 1, 2]  # the first once more when the second's ratings tell of its policy
     assert [rounds.guard_says(hub.workspace, number) for number in (1, 2, 3)] == ["", told["words"], ""]
     entry = status._round(hub.workspace, 2)
     assert status.describe(NOTHING | {"rounds": [entry]}).splitlines()[1:] == ["round 2: done, ", f"  {told['words']}"]
