@@ -287,11 +287,13 @@ def looks(name: str, rounds: Mapping[int, Looks], *, alt: str) -> str:
     axes.axhline(0, color=COLOURS["reference"], linewidth=1.2)
     lengths = {number: found.epochs for number, found in rounds.items()}
     starts = _in_a_row(axes, lengths)
-    apart = 0.008 * max(sum(lengths.values()), 1)
+    whole = max(sum(lengths.values()), 1)
+    apart = 0.008 * whole
+    axes.set_xlim(-4 * apart, whole + 4 * apart)  # the first and the last look with their intervals
     for number, found in rounds.items():
         ring = None
         for points, colour, style, shift in (
-            (found.reward, "reward", "--s", -apart),
+            (found.reward, "reward", "-s", -apart),
             (found.judgement, "policy", "-o", apart),
         ):
             if not points:

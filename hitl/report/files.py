@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from data.bootstrap import Interval
-from data.evaluation import ImageScore, read_scores, summarise
+from data.evaluation import POLICY, REFERENCE, ImageScore, over_prompts, read_scores, summarise
 from data.workspace import STAGES, Workspace
 from hitl.core.errors import WorkspaceError
 
@@ -95,10 +95,37 @@ class RoundFiles:
     def stage_metrics(self, stage: str) -> list[dict[str, Any]]:
         return [row for row in self.metrics if row.get("stage") == stage]
 
+    def pictures(self, subject: str, split: str) -> list[ImageScore]:
+        """The scores of a subject's pictures that the policy and the reference drew too, of one prompt and seed; of
+        best-of-N all. The reference often has more pictures of a prompt than the policy: those would make levels that
+        do not differ by the gain.
+        """
+        keys = {
+            name: {(s.prompt_id, s.index) for s in self.scores if (s.subject, s.split) == (name, split)}
+            for name in (REFERENCE, POLICY)
+        }
+        pairs = keys[REFERENCE] & keys[POLICY]
+        return [
+            score
+            for score in self.scores
+            if (score.subject, score.split) == (subject, split)
+            and (subject.startswith("best_of_") or (score.prompt_id, score.index) in pairs)
+        ]
+
     def subject(self, name: str, split: str, measure: str, task: str | None = None) -> Interval | None:
-        """The mean of one subject (`reference`, `policy`, `best_of_N`) on a split, or on one task of it."""
-        found = self.summary.get("subjects", {}).get(name, {}).get(split, {})
-        return interval(_of_task(found, task).get(measure))
+        """The mean of one subject (`reference`, `previous`, `policy`, `best_of_N`) on a split, or on one task of it:
+        of the pictures that the gain is of. None where it is known of other pictures only.
+        """
+        found = interval(_of_task(self.summary.get("subjects", {}).get(name, {}).get(split, {}), task).get(measure))
+        gain = self.gain(split, measure, task)
+        if found is None or gain is None or found.n == gain.n or name.startswith("best_of_"):
+            return found
+        values = [
+            (score.values[measure], score.prompt_id)
+            for score in self.pictures(name, split)
+            if measure in score.values and task in (None, score.task)
+        ]
+        return over_prompts(values) if values else None
 
     def gain(self, split: str, measure: str, task: str | None = None) -> Interval | None:
         """Policy minus reference, on the same prompts and seeds."""

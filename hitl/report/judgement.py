@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from data.bootstrap import Interval
-from data.evaluation import DIVERSITY, KL, POLICY, REFERENCE, REWARD, ImageScore, over_prompts
+from data.evaluation import DIVERSITY, KL, POLICY, PREVIOUS, REFERENCE, REWARD, ImageScore, over_prompts
 from hitl.report.files import RoundFiles
 
 Change = Literal["up", "down", "unclear", "unknown"]
@@ -166,6 +166,8 @@ class Judged:
     policy: Interval | None
     best: Interval | None
     """Best-of-N of the reference."""
+    previous: Interval | None = None
+    """The policy of the round before."""
     gain: Interval
     """Policy minus reference, paired by prompt and seed."""
     best_gain: Interval | None = None
@@ -230,14 +232,12 @@ def judge_tasks(files: RoundFiles, split: str, key: str) -> dict[str, Judged]:
 
 
 def spread(files: RoundFiles, split: str, key: str) -> float | None:
-    """Standard deviation of the reference's pictures on that split; of all its pictures where scores are not there."""
+    """Standard deviation of the reference's pictures on that split, of those that the gain is of; of all its pictures
+    where scores are not there.
+    """
     if key in (DIVERSITY, KL):
         return None
-    values = [
-        value
-        for score in files.scores
-        if (score.subject, score.split) == (REFERENCE, split) and (value := _value(score, key)) is not None
-    ]
+    values = [value for score in files.pictures(REFERENCE, split) if (value := _value(score, key)) is not None]
     found = float(np.std(values)) if values else None
     if found is None and key == "taste":
         found = files.summary.get("reference_taste_sd")
@@ -249,10 +249,7 @@ def _judge(files: RoundFiles, split: str, measure: Measure) -> Judged | None:
     gain = files.gain(split, key)
     if gain is None:
         return None
-    scores = [score for score in files.scores if score.split == split]
-    reference, policy, best = (
-        [score for score in scores if score.subject == name] for name in (REFERENCE, POLICY, _best(files))
-    )
+    reference, policy, best = (files.pictures(name, split) for name in (REFERENCE, POLICY, _best(files)))
     shortfall = _over_best(reference, best, key)
     return Judged(
         measure=measure,
@@ -260,6 +257,7 @@ def _judge(files: RoundFiles, split: str, measure: Measure) -> Judged | None:
         reference=files.subject(REFERENCE, split, key),
         policy=files.subject(POLICY, split, key),
         best=files.subject(_best(files), split, key),
+        previous=files.subject(PREVIOUS, split, key),
         gain=gain,
         best_gain=None if shortfall is None else _negative(shortfall),
         over_best=_over_best(policy, best, key),

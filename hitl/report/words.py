@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from data.bootstrap import Interval
+from data.bootstrap import LEAST_CLUSTERS, Interval
 from hitl.report.judgement import FEW_PROMPTS, Change, Judged, Measure, change, independent, learned
 
 Tone = Literal["good", "bad", "mixed", "flat", "unknown"]
@@ -101,6 +101,16 @@ def share(found: Interval) -> str:
         return f"{number(100 * found.mean, 1)} % (no interval)"
     low, high = (number(100 * min(max(end, 0.0), 1.0), 1) for end in (found.low, found.high))
     return f"{number(100 * found.mean, 1)} % (95 % interval {low} to {high})"
+
+
+def percents(parts: Sequence[float]) -> list[int]:
+    """Parts of a whole as whole per cents that sum to 100: those with the largest remainders are rounded up."""
+    exact = [100 * part / sum(parts) for part in parts]
+    found = [math.floor(each) for each in exact]
+    upwards = sorted(range(len(parts)), key=lambda i: found[i] - exact[i])
+    for i in upwards[: 100 - sum(found)]:
+        found[i] += 1
+    return found
 
 
 def left(side_bias: float) -> str:
@@ -242,9 +252,11 @@ def _what_changed(judged: dict[str, list[Judged]], bias: dict[str, Judged]) -> l
         told = [_told(each) for each in headline_measures(found)]
         if told:
             sentences.append(f"{_capital(_short(split))}: {'; '.join(told)}.")
-    if bias:
-        split, each = next(iter(bias.items()))
-        sentences.append(f"Planted bias, {_short(split)}: {_told(each)}.")
+    for split, each in bias.items():
+        size = f"{count(each.gain.clusters, 'prompt')}, {count(each.gain.n, 'picture')}"
+        few = each.gain.clusters < LEAST_CLUSTERS
+        told = f"{_lower(each.measure.name)}{_levels(each) or ','} too few prompts to say" if few else _told(each)
+        sentences.append(f"Planted bias, {_short(split)} ({size}): {told}.")
     return sentences
 
 
@@ -254,10 +266,13 @@ def headline_measures(found: Sequence[Judged]) -> list[Judged]:
 
 
 def _told(each: Judged) -> str:
-    levels = ""
-    if each.measure.is_share and each.reference is not None and each.policy is not None:
-        levels = f" {number(100 * each.reference.mean, 0)} → {level(each.measure, each.policy.mean)},"
-    return f"{_lower(each.measure.name)}{levels} {ruler(each).with_interval(each.gain)}, {CHANGES[each.change]}"
+    return f"{_lower(each.measure.name)}{_levels(each)} {ruler(each).with_interval(each.gain)}, {CHANGES[each.change]}"
+
+
+def _levels(each: Judged) -> str:
+    if not each.measure.is_share or each.reference is None or each.policy is None:
+        return ""
+    return f" {number(100 * each.reference.mean, 0)} → {level(each.measure, each.policy.mean)},"
 
 
 def _by_whom(judged: dict[str, list[Judged]]) -> list[str]:

@@ -31,13 +31,13 @@ from hitl.report.advice import BY_VERDICT, advice
 from hitl.report.blind import Blind
 from hitl.report.files import read_round, read_rounds
 from hitl.report.guards import guard_gaps, guard_looks
-from hitl.report.judgement import change, judge_round
+from hitl.report.judgement import change, judge_round, judge_tasks
 from hitl.report.pictures import is_crisp, rounds_shown, through_rounds
 from hitl.report.provenance import provenance
 from hitl.report.reward_agreement import reward_agreements
 from hitl.report.reward_page import reward_page
 from hitl.report.sections import distances, learning
-from hitl.report.words import Ruler, Verdict, duration, listed, number, story, tiny, verdict
+from hitl.report.words import Ruler, Verdict, duration, listed, number, percents, story, tiny, verdict
 from tests.fixtures.judged import make_scores, write_round
 
 
@@ -440,6 +440,86 @@ def test_numbers_of_the_page_against_a_bootstrap_and_a_t_test(workspace: Workspa
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.3 * (high - low))
 
 
+def picture_score(subject: str, prompt: int, index: int, split: str = "train", **values: float) -> ImageScore:
+    return ImageScore(
+        subject=subject,
+        prompt_id=f"p{prompt}",
+        prompt=f"prompt {prompt}",
+        task="count",
+        split=split,
+        index=index,
+        values=values,
+    )
+
+
+def ticks_of(svg: str) -> dict[float, float]:
+    """A panel's numbers on the y axis -> where their lines are."""
+    found = re.findall(
+        r'd="M [\d.]+ ([\d.]+) L [\d.]+ \1 "[^>]*var\(--line\)[^>]*/> </g> <g/> <g> <text[^>]*>([^<]+)<', svg
+    )
+    return {float(label.replace("−", "-")): float(y) for y, label in found}
+
+
+def test_levels_are_of_the_pictures_that_the_gain_is_of(workspace: Workspace):
+    """Two prompts by hand. The reference has four pictures of each, the policy the first two. Exactly right are of the
+    reference 1, 0, 1, 1 and 0, 0, 1, 1: of all eight 5/8, of the four that have a partner 1/4. Of the policy 1, 1 and
+    1, 0: 3/4. So +50 points, from 25 % to 75 %; the reference's deviation is that of 1, 0, 0, 0: sqrt(3)/4. Over the
+    reference's partners the best of 4 gains 0, 1 and 1, 1 where it is right in both prompts: 3/4.
+    """
+    right = {"reference": [[1, 0, 1, 1], [0, 0, 1, 1]], "previous": [[0, 0], [1, 0]], "policy": [[1, 1], [1, 0]]}
+    scores = [
+        picture_score(subject, p, i, exact=float(value), reward=float(i))
+        for subject, prompts in right.items()
+        for p, row in enumerate(prompts)
+        for i, value in enumerate(row)
+    ]
+    scores += best_of([score for score in scores if score.subject == "reference"], 4)
+    folder = write_round(workspace, 1, scores)
+    files = read_round(workspace, 1)
+    exact = {each.measure.key: each for each in judge_round(files)["train"]}["exact"]
+    for each in (exact, judge_tasks(files, "train", "exact")["count"]):
+        assert each.reference is not None
+        assert each.policy is not None
+        assert (each.reference.mean, each.reference.n, each.policy.mean, each.policy.n) == (0.25, 4, 0.75, 4)
+        assert each.gain.mean == each.policy.mean - each.reference.mean
+    assert exact.previous is not None
+    assert exact.since_last is not None
+    assert exact.policy is not None
+    assert (exact.previous.mean, exact.since_last.mean) == (0.25, 0.5)
+    assert exact.spread == pytest.approx(3**0.5 / 4)
+    assert exact.best_gain is not None
+    assert exact.best_gain.mean == 0.75
+    (folder / "evaluate" / "scores.parquet").unlink()  # then nobody knows the level of those four
+    [lost] = [each for each in judge_round(read_round(workspace, 1))["train"] if each.measure.key == "exact"]
+    assert (lost.reference, lost.gain.mean) == (None, 0.5)
+
+
+def test_a_measure_has_the_same_gain_in_every_chart_and_in_the_table(workspace: Workspace):
+    """By hand: in round 1 the reference's rewards are 0 and 2, in round 2, by another model, 0 and 20: deviations 1 and
+    10. The policy gains 1 and 20: +1 SD and +2 SD, although the newest round's deviation is ten times the first's.
+    """
+    for n, step in ((1, 1.0), (2, 10.0)):
+        level = {"reference": 0.0, "policy": n * step}
+        scores = [
+            picture_score(subject, p, i, "held_out", reward=at + 2 * step * i, taste=0.5 * i)
+            for subject, at in level.items()
+            for p in range(6)
+            for i in (0, 1)
+        ]
+        write_round(workspace, n, scores)
+    rounds = read_rounds(workspace, 2)
+    table = [Ruler.of(each.measure, each.spread).mean(each.gain) for each in judge_round(rounds[-1])["held_out"]]
+    assert table[0] == "+2.00\u202fSD"
+    against, by_measure = learning(rounds)
+    for panel in (against.panels[0], next(each for each in by_measure.panels if each.title == "Learned reward")):
+        colour = "reward" if panel is against.panels[0] else "policy"
+        y = drawn(panel.svg, colour)[:, 1]
+        ticks = ticks_of(panel.svg)
+        low, high = min(ticks), max(ticks)
+        at = [low + (each - ticks[low]) * (high - low) / (ticks[high] - ticks[low]) for each in y]
+        assert at == pytest.approx([1, 2], abs=0.01)
+
+
 def test_best_of_n_is_compared_prompt_by_prompt(workspace: Workspace):
     """Two prompts by hand. Reference tastes 0, 1 and 0, 0 with rewards 0, 5 and 0, 5: best-of-2 tastes 1 and 0.
 
@@ -575,6 +655,22 @@ def test_the_guards_looks_stand_at_their_epochs_one_round_after_the_other(worksp
     assert "var(--bad)" not in unstopped.panels[0].svg
 
 
+def test_the_guards_last_look_is_drawn_with_its_interval_within_the_plot(workspace: Workspace):
+    write_round(workspace, 1, make_scores("same", prompts=3))
+    guarded(workspace, 1, [a_look(0, 0, 0), a_look(5, 0.2, 9.0)])
+    group = guard_looks(read_rounds(workspace, 1))
+    assert group is not None
+    svg = group.panels[0].svg
+    left, bottom, right, top = map(
+        float, re.findall(r'd="M ([\d.]+) ([\d.]+) L ([\d.]+) \2 L \3 ([\d.]+) L \1 \4', svg)[1]
+    )
+    bars = re.findall(r'd="M ([\d.]+) ([\d.]+) L \1 ([\d.]+) "[^>]*stroke: var\(--(?:policy|reward)\)', svg)
+    assert len(bars) == 4
+    assert all(left < float(x) < right and top < float(y) < bottom for x, *ends in bars for y in ends)
+    assert all(left < x < right for x, _ in drawn(svg, "reward"))
+    assert "dasharray" not in svg  # a dashed line is a stop
+
+
 def test_a_round_under_way_shows_what_its_guard_saw_so_far(workspace: Workspace):
     folder = write_round(workspace, 1, make_scores("same", prompts=3))
     shutil.rmtree(folder / "train")
@@ -632,6 +728,12 @@ def test_an_interval_that_touches_zero_says_nothing_of_the_direction():
 
 def test_nothing_judged_is_said_so():
     assert verdict({}, 3).headline == "Round 3 is not judged yet."
+
+
+def test_shares_of_a_whole_sum_to_a_hundred():
+    """By hand: 53.6, 0.7 and 45.7 % are 53, 0 and 45, and two more for the largest remainders: .7 and .7, not .6."""
+    assert percents([53.6, 0.7, 45.7]) == [53, 1, 46]
+    assert percents([1, 1, 1]) == [34, 33, 33]
 
 
 def test_numbers_as_they_are_written():
