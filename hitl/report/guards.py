@@ -24,7 +24,10 @@ def guard_answer(files: RoundFiles) -> words.Answer | None:
         said = f"It could not: it looked at {few}, and of fewer than {LEAST_CLUSTERS} nothing is concluded."
     elif not said and seen:
         times = words.count(seen, "look")
-        said = f"No: in {times} at {words.count(prompts, 'held-out prompt')} {_judges(guard)} did not clearly fall."
+        said = (
+            f"No: in {times} while training, at {words.count(prompts, 'held-out prompt')}, {_judges(guard)} did not "
+            "clearly fall. It stops a training whose held-out pictures get worse."
+        )
     return words.Answer(question="Did the guard step in?", sentences=(said,)) if said else None
 
 

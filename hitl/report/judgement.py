@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data.bootstrap import Interval
+from data.bootstrap import LEAST_CLUSTERS, Interval
 from data.evaluation import DIVERSITY, KL, POLICY, PREVIOUS, REFERENCE, REWARD, ImageScore, over_prompts
 from hitl.report.files import RoundFiles
 
@@ -60,7 +60,7 @@ _KNOWN = (
         key="correctness",
         name="Correctness",
         noun="correctness",
-        judge="verifier, graded: how much is as asked",
+        judge="a program reads the picture: how much is as asked",
         kind="gold",
         better="closer to their prompts",
         worse="further from their prompts",
@@ -70,7 +70,7 @@ _KNOWN = (
         key="exact",
         name="Exactly right",
         noun="exact verdicts",
-        judge="verifier, strict: nothing wrong at all",
+        judge="the same program, strict: nothing wrong at all",
         kind="gold",
         better="exactly right more often",
         worse="exactly right less often",
@@ -82,8 +82,8 @@ _KNOWN = (
         noun="taste",
         judge="fixed rule: large shapes, light ground",
         kind="gold",
-        better="closer to the stated taste",
-        worse="further from the stated taste",
+        better="closer to the stated taste (large shapes, light ground)",
+        worse="further from the stated taste (large shapes, light ground)",
     ),
 )
 _OTHERS = (
@@ -122,7 +122,7 @@ _OF_A_MODEL = (
         key=KL,
         name="KL to the reference",
         noun="KL",
-        judge="exact, over the steps with noise, as training draws",
+        judge="of a whole trajectory: all its steps with noise, as training draws",
         kind="model",
         better="further from the reference’s",
         worse="closer to the reference’s",
@@ -213,14 +213,14 @@ def judge_round(files: RoundFiles) -> dict[str, list[Judged]]:
     return judged
 
 
-def judge_tasks(files: RoundFiles, split: str, key: str) -> dict[str, Judged]:
-    """One measure on each task of a split that has it."""
+def judge_tasks(files: RoundFiles, split: str, key: str, measure: Measure | None = None) -> dict[str, Judged]:
+    """One measure on each task of a split that has it; `measure` where it is none of `BY_KEY`."""
     judged = {}
     for task in files.tasks(split):
         gain = files.gain(split, key, task)
         if gain is not None:
             judged[task] = Judged(
-                measure=BY_KEY[key],
+                measure=measure or BY_KEY[key],
                 split=split,
                 reference=files.subject(REFERENCE, split, key, task),
                 policy=files.subject(POLICY, split, key, task),
@@ -229,6 +229,20 @@ def judge_tasks(files: RoundFiles, split: str, key: str) -> dict[str, Judged]:
                 spread=spread(files, split, key),
             )
     return judged
+
+
+def falls(files: RoundFiles) -> tuple[list[tuple[str, Judged]], int]:
+    """What clearly fell by gold, or without gold by rewards that training did not use, on a split or on one task of it
+    (else the task is empty), the largest in standard deviations first; and among how many that was looked for.
+    """
+    looked: list[tuple[str, Judged]] = []
+    for split, found in judge_round(files).items():
+        for each in independent(found):
+            looked.append(("", each))
+            looked += judge_tasks(files, split, each.measure.key, each.measure).items()
+    known = [(task, each) for task, each in looked if each.gain.clusters >= LEAST_CLUSTERS and each.spread]
+    fell = [(task, each) for task, each in known if each.change == "down"]
+    return sorted(fell, key=lambda one: one[1].gain.mean / (one[1].spread or 1.0)), len(known)
 
 
 def spread(files: RoundFiles, split: str, key: str) -> float | None:

@@ -14,11 +14,12 @@ from data.evaluation import DIVERSITY, KL, PREVIOUS
 from data.workspace import STAGES, Workspace, write_atomically
 from hitl.report import figures, pictures, words
 from hitl.report.advice import advice
-from hitl.report.blind import blind_answer, blind_of, percent
+from hitl.report.blind import blind_answer, blind_of, percent, voters
+from hitl.report.crew import counted, warning, who_taught
 from hitl.report.files import RoundFiles, later_manifests, read_rounds
 from hitl.report.guards import guard_answer, guard_gaps, guard_looks
-from hitl.report.judgement import Judged, judge_round, judge_tasks
-from hitl.report.provenance import Provenance, provenance, simulated, when
+from hitl.report.judgement import Judged, falls, judge_round, judge_tasks
+from hitl.report.provenance import Provenance, provenance, when
 from hitl.report.raters_page import hidden, rater_names, raters_page
 from hitl.report.reward_agreement import reward_agreements
 from hitl.report.reward_page import pseudonymous, reward_page
@@ -38,15 +39,24 @@ def write_report(workspace: Workspace, number: int) -> Path:
     judged = judge_round(latest)
     bias = _bias(latest)
     verdict = words.verdict(judged, number)
-    answers = words.story(judged, latest.best_of, bias, number - 1)
+    who = who_taught(rounds)
+    answers = words.story(
+        judged,
+        latest.best_of,
+        bias,
+        is_simulated=who == "simulated",
+        is_guarded=bool(latest.guard.get("looks")),
+    )
     if answer := guard_answer(latest):
         answers.append(answer)
     later = later_manifests(workspace, number)
     blind = blind_of(rounds, later.get("rate"))
     agreements = reward_agreements(latest, later)
     if judged:
-        answers.append(blind_answer(blind, number))
-    advised = advice(verdict, judged, blind, number, latest.best_of, bool(latest.guard.get("reason")))
+        answers.append(blind_answer(blind, number, who))
+    advised = advice(
+        verdict, judged, blind, number, latest.best_of, bool(latest.guard.get("reason")), who, falls(latest)
+    )
     missing = [*_gaps(rounds, number), *latest.missing]
     origin = provenance(rounds)
     shown = {
@@ -85,7 +95,8 @@ def _shown(
         "shared_scale": _shared_scales(judged),
         "when": when(latest.times[1]) if latest.times else "",
         "checkpoint": f"rounds/{latest.number:04d}/train/policy" if latest.has_policy else "",
-        "rated_by": _raters(latest),
+        "rated_by": counted(latest.manifests["rate"]) if "rate" in latest.manifests else "",
+        "crew": warning(rounds),
         "highlights": pictures.highlights(latest),
         "groups": pictures.through_rounds(rounds),
         "frames": [files.number for files in pictures.rounds_shown(rounds)],
@@ -119,6 +130,7 @@ def _environment() -> jinja2.Environment:
         "count": words.count,
         "mark": interval_mark,
         "percent": percent,
+        "voters": voters,
         "stages": STAGES,
     }
     return environment
@@ -189,17 +201,6 @@ def _not_judged(files: RoundFiles) -> list[str]:
         f"`hitl evaluate {files.number}` measures them."
     )
     return gaps
-
-
-def _raters(latest: RoundFiles) -> str:
-    rate = latest.manifests.get("rate")
-    if rate is None:
-        return ""
-    machine, everybody = simulated(latest), int(rate.get("raters", 0))
-    kind = "" if machine is None else "simulated " if machine == everybody else ""
-    mixed = f", {machine} of them simulated" if machine and machine != everybody else ""
-    ratings = words.count(int(rate.get("ratings", 0)), "rating")
-    return f"{ratings} by {words.count(everybody, f'{kind}rater')}{mixed}"
 
 
 def _facts(

@@ -289,7 +289,14 @@ def training(rounds: Sequence[RoundFiles]) -> Training:
             unit="nats per step",
             alt="KL to the reference, per step, in each training epoch",
         )
-        panels.append(Panel(title="KL to the reference", svg=svg, note="Mean exact Gaussian KL of a step."))
+        panels.append(
+            Panel(
+                title="KL to the reference",
+                svg=svg,
+                note="Mean exact Gaussian KL of a step with noise; "
+                "the KL that a round is judged by is of all these steps together.",
+            )
+        )
     ratios = [abs(value) for _, value in values("first_pass_log_ratio")]
     ratio = ""
     if ratios:

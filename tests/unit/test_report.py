@@ -31,7 +31,7 @@ from hitl.report.advice import BY_VERDICT, advice
 from hitl.report.blind import Blind
 from hitl.report.files import read_round, read_rounds
 from hitl.report.guards import guard_gaps, guard_looks
-from hitl.report.judgement import change, judge_round, judge_tasks
+from hitl.report.judgement import change, falls, judge_round, judge_tasks
 from hitl.report.pictures import is_crisp, rounds_shown, through_rounds
 from hitl.report.provenance import provenance
 from hitl.report.reward_agreement import reward_agreements
@@ -91,7 +91,7 @@ def told(workspace: Workspace, number: int) -> tuple[Verdict, str]:
     """The verdict and the story, without a page and its plots."""
     files = read_round(workspace, number)
     judged = judge_round(files)
-    answers = story(judged, files.best_of, {}, number - 1)
+    answers = story(judged, files.best_of, {})
     return verdict(judged, number), "\n".join(sentence for answer in answers for sentence in answer.sentences)
 
 
@@ -101,7 +101,7 @@ def test_a_clear_gain_on_held_out_prompts_is_called_better(workspace: Workspace)
     assert facts["verdict"]["word"] == "Better"
     assert "On prompts it never trained on, round 1’s pictures are exactly right more often" in page.text
     assert facts["judged"]["held_out"]["exact"]["change"] == "up"
-    assert "exact verdicts and taste rose with it, so no sign of reward hacking" in page.text
+    assert "exact verdicts and taste rose with it." in page.text
 
 
 def test_no_gain_is_called_no_clear_change(workspace: Workspace):
@@ -118,7 +118,7 @@ def test_a_reward_that_rises_while_gold_falls_is_called_reward_hacking(workspace
         word="Reward hacking",
         tone="bad",
         headline="The learned reward rose, but on prompts it never trained on, round 1’s pictures are exactly "
-        "right less often and further from the stated taste.",
+        "right less often and further from the stated taste (large shapes, light ground).",
     )
     assert "exact verdicts and taste fell, which is what reward hacking looks like" in text
 
@@ -207,7 +207,7 @@ def test_a_missing_round_is_named_and_the_rest_is_shown(workspace: Workspace):
     page, facts = built(workspace, 3)
     assert "Round 2 has no folder: the curves leave it out." in page.text
     assert list(facts["gains_by_round"]) == ["1", "3"]
-    assert "Since round" not in page.text
+    assert "Instead of round" not in page.text
 
 
 def test_half_a_round_gives_a_report_that_says_what_is_missing(workspace: Workspace):
@@ -626,7 +626,8 @@ def test_what_the_guard_did_is_in_the_story(workspace: Workspace):
     assert facts["guard"]["1"]["looks"][1]["judgement"] == -0.4
     guarded(workspace, 1, [a_look(0, 0, 0), a_look(5, 0.2, 0.1)])
     assert built(workspace, 1)[1]["story"]["Did the guard step in?"] == [
-        "No: in 1 look at 32 held-out prompts gold did not clearly fall."
+        "No: in 1 look while training, at 32 held-out prompts, gold did not clearly fall. It stops a training whose "
+        "held-out pictures get worse."
     ]
     guarded(workspace, 1, [{"epoch": 0}, {"epoch": 5}], prompts=3)
     assert built(workspace, 1)[1]["story"]["Did the guard step in?"] == [
@@ -837,7 +838,7 @@ def test_blind_ties_of_four_prompts_are_too_few_and_of_five_no_certainty_also_wh
     assert "won 50 % of 4 blind votes" in text
     assert "too few prompts to say (4; at least 5 are needed)" in text
     assert "won 50 % [24, 76] of 5 blind votes" in text
-    assert "People, blind" in page.text
+    assert "Blind votes" in page.text
 
 
 # -- people and the reward model --------------------------------------------------------------------------------------
@@ -919,7 +920,7 @@ def test_a_better_model_is_to_be_used_unless_raters_prefer_the_reference(workspa
     text = advised(workspace)
     assert text.startswith("Yes, by these judges")
     assert "Nobody has compared its pictures blind yet." in text
-    assert "By taste, it beats keeping the best of 4 pictures of the reference" in text
+    assert "By taste, it beats drawing 4 pictures by the reference and keeping the best" in text
     assert "prefer its pictures" in advised(workspace, said_blind(0.6, 0.8))
     assert "no clear preference" in advised(workspace, said_blind(0.4, 0.8), said_blind(0.1, 0.2, "policy of round 0"))
     assert "too few prompts" in advised(workspace, said_blind(float("nan"), float("nan")))
@@ -935,6 +936,70 @@ def test_a_hacked_reward_and_a_stop_are_reasons_against_it_and_a_page_says_so_fi
     page, facts = built(workspace, 1)
     assert next(iter(facts["story"])) == "Should it be used?"
     assert page.text.index("Should it be used?") < page.text.index("Held-out prompts")
+
+
+def test_who_wants_to_use_it_instead_of_the_round_before_is_answered_and_what_was_lost_is_named(workspace: Workspace):
+    """By hand. Six prompts of a task, two pictures each; the reference is right in the first. In the task count the
+    policy is right in both, in location in none: +50 and -50 points. Its taste is 0.2 above the round before, and 0.1
+    above the reference's.
+    """
+    right = {"reference": (1.0, 0.0), "previous": (1.0, 0.0)}
+    taste = {"reference": 0.3, "previous": 0.2, "policy": 0.4}
+    scores = [
+        replace(
+            picture_score(
+                subject,
+                p,
+                i,
+                "held_out",
+                exact=right.get(subject, (1.0, 1.0) if p < 6 else (0.0, 0.0))[i],
+                taste=taste[subject] + 0.1 * i,
+                reward=0.0,
+            ),
+            task="count" if p < 6 else "location",
+        )
+        for subject in taste
+        for p in range(12)
+        for i in (0, 1)
+    ]
+    write_round(workspace, 2, scores)
+    files = read_round(workspace, 2)
+    found, looked = falls(files)
+    assert [(task, each.measure.key, each.gain.mean) for task, each in found] == [("location", "exact", -0.5)]
+    assert looked == 6  # exact and taste: all, count and location
+    judged = judge_round(files)
+    answer = advice(verdict(judged, 2), judged, (), 2, None, False, "people", (found, looked))
+    assert answer is not None
+    text = " ".join(answer.sentences).replace("\u202f", " ")
+    assert "Instead of round 1’s? Yes: taste rose (+4.00 SD [+4.00, +4.00]); exact verdicts did not clearly" in text
+    assert "Lost (held-out, task location): exactly right 50 → 0 %, −50.0 points [−50.0, −50.0], the only clear" in text
+    assert "No person has rated" not in text
+
+
+def test_where_all_raters_are_programs_the_page_says_so_wherever_it_speaks_of_raters(workspace: Workspace):
+    rate = {"seconds": 1.0, "ratings": 90, "raters": 2, "checks": 9, "snapshot": "", "agreement": {}}
+    for n in (1, 2):
+        write_round(workspace, n, make_scores("better", prompts=6))
+        workspace.write_manifest(n, "rate", rate | {"simulated": 2, "blind": blind_votes() if n == 2 else []})
+    page, facts = built(workspace, 1)
+    text = " ".join(page.text.replace("\u202f", " ").split())
+    assert "No person rated anything: all 90 ratings are by simulated raters" in text
+    assert "Simulated raters who compared them blind prefer its pictures." in text
+    assert "ask some with `hitl study new`" in text
+    assert "(ties as halves), by 2 simulated raters: clearly preferred." in text
+    assert "The simulated raters answer by the same rules" in text
+    assert "answers, times and agreement here are a program’s" in text
+    assert "from 90 answers of the round, its ratings. 9 more were checks" in text
+    assert "Do simulated raters see it?" in facts["story"]
+    assert not re.search(r"\b[Pp]eople (see|prefer|who compared)", text)
+    for n in (1, 2):
+        workspace.write_manifest(n, "rate", rate | {"simulated": 0, "blind": blind_votes() if n == 2 else []})
+    page, facts = built(workspace, 1)
+    assert "imulated" not in page.text
+    assert "People who compared them blind prefer its pictures." in page.text
+    assert "Do people see it?" in facts["story"]
+    workspace.write_manifest(1, "rate", rate | {"simulated": 1})
+    assert "Some of the raters are programs" in built(workspace, 1)[0].text
 
 
 def test_less_diversity_is_warned_of(workspace: Workspace):
@@ -964,4 +1029,4 @@ def test_what_best_of_n_does_better_is_said_before_what_it_does_worse(workspace:
     write_round(workspace, 1, scores)
     text = advised(workspace)
     assert text.startswith("Yes, if that is what you want")
-    assert text.endswith("which needs no training, does better. By taste, it beats that.")
+    assert text.endswith("with no training, does better. By taste, it beats that.")
