@@ -39,6 +39,7 @@ from data.display_copies import DisplayCopies
 from data.erasing import Erasures
 from data.records import Rater
 from data.store import Store
+from data.study_tasks import take_in
 from data.workspace import Workspace
 from hitl.config import RateConfig
 from hitl.core.errors import ConfigError, DiskFull, HitlError
@@ -190,6 +191,13 @@ class _ForwardSigner(TimestampSigner):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MadeStudy:
+    """A study that was made, by its name."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
     """Tasks that a closing page will not rate."""
 
@@ -227,7 +235,7 @@ def build_server(
     _add_rating_routes(app, desk, door)
     add_own_data(app, desk, erasures, door)
     _add_image_routes(app, workspace, copies, door)
-    _add_hub_routes(app, desk, door)
+    _add_hub_routes(app, desk, workspace, door)
     add_live_report(app, store, workspace, door)
     # Within a running loop: outside of one Gradio makes a new event loop for every lock and leaves it open. In a thread
     # of its own, because the caller's may have one running already.
@@ -296,7 +304,7 @@ def _add_image_routes(app: FastAPI, workspace: Workspace, copies: DisplayCopies,
         return FileResponse(copy, media_type="image/webp", headers=kept)
 
 
-def _add_hub_routes(app: FastAPI, desk: RatingDesk, door: Doorkeeper) -> None:
+def _add_hub_routes(app: FastAPI, desk: RatingDesk, workspace: Workspace, door: Doorkeeper) -> None:
     def authorise(request: Request) -> None:
         if not door.has_token(request):
             raise Refused(
@@ -328,6 +336,12 @@ def _add_hub_routes(app: FastAPI, desk: RatingDesk, door: Doorkeeper) -> None:
         path = Path(tempfile.mkdtemp(prefix="hitl-snapshot-")) / "store.duckdb"
         desk.store.copy_to(path)
         return {"path": str(path)}
+
+    @app.post("/api/studies", dependencies=[Depends(authorise)])
+    def studies(made: MadeStudy) -> dict[str, str]:
+        """Ask people for a study that `hitl study new` has made in the workspace."""
+        take_in(workspace, desk.store, made.name)
+        return {"study": made.name}
 
 
 async def _mount_pages(app: FastAPI, desk: RatingDesk, door: Doorkeeper) -> None:

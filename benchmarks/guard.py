@@ -228,20 +228,22 @@ def run(world: World, kind: str, number: int) -> dict[str, Any]:
 
 
 def cost(world: World) -> dict[str, float]:
-    """Processor seconds of an epoch and of a look by the default settings, and the looks' share of a round: the start's
-    and that of the last epoch beside five epochs."""
+    """Processor seconds of an epoch and of a look by the default settings, and the looks' share of a round of five
+    epochs: that of the last epoch, and the start's, of which a later round has the pictures already."""
     with TemporaryDirectory() as folder:
         fit = RewardFitConfig(heads=("linear",), folds=3, force=True)
         fit_reward(ratings(world, "healthy", 0), world.picture, fit, world.work / "features", Path(folder) / "reward")
         reward = ClipHead.load(Path(folder) / "reward")
-        times, guard, usual = [], GuardConfig(), RunConfig()
+        looks, guard, usual = [], GuardConfig(), RunConfig()
 
         class Clock:
             def look(self, epoch: int) -> bool:
-                times.append(time.process_time())
+                began = time.process_time()
                 watch = Recorder(world.family, reward, asked, backbone, ("cost",), steps=usual.evaluate.steps)
-                watch.look(epoch)
-                times.append(time.process_time())
+                images = watch.draw()
+                drawn = time.process_time()
+                watch.judge(epoch, images)
+                looks.append((began, drawn, time.process_time()))
                 return False
 
             def kept(self) -> Path | None:
@@ -252,11 +254,14 @@ def cost(world: World) -> dict[str, float]:
         config = replace(usual.train, epochs=2)
         where = {"folder": Path(folder) / "policy", "place": ("guard", "cost")}
         train(world.family, Dpok(), reward, told, config, usual.sample, watch=Clock(), **where)
-    epoch, look = times[4] - times[3], times[5] - times[4]  # the first of each warms up
+    began, drawn, judged = looks[2]  # the first of each warms up
+    epoch, look, judging = began - looks[1][2], judged - began, judged - drawn
     return {
         "seconds of an epoch": round(epoch, 2),
         "seconds of a look": round(look, 2),
-        "share of a round": round(2 * look / (usual.train.epochs * epoch), 4),
+        "of these to judge its pictures": round(judging, 2),
+        "share of the first round": round(2 * look / (usual.train.epochs * epoch), 4),
+        "share of a later round": round((look + judging) / (usual.train.epochs * epoch), 4),
     }
 
 
@@ -279,7 +284,14 @@ class Recorder:
         self._backbone = backbone
 
     def look(self, epoch: int) -> bool:
-        images = pictures(self._family, self._prompts, LOOK_IMAGES, "look", *self._place, steps=self._steps)
+        self.judge(epoch, self.draw())
+        return False
+
+    def draw(self) -> torch.Tensor:
+        """The look's pictures, uint8 (batch, 3, height, width)."""
+        return pictures(self._family, self._prompts, LOOK_IMAGES, "look", *self._place, steps=self._steps)
+
+    def judge(self, epoch: int, images: torch.Tensor) -> None:
         texts = [prompt.text for prompt in self._prompts for _ in range(LOOK_IMAGES)]
         with torch.no_grad():
             one, other = self._backbone.image_features(images).unflatten(0, (-1, LOOK_IMAGES)).unbind(1)
@@ -293,7 +305,6 @@ class Recorder:
                 diversity={prompt.text: value for prompt, value in zip(self._prompts, apart, strict=True)},
             )
         )
-        return False
 
     def kept(self) -> Path | None:
         return None

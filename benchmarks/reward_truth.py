@@ -26,6 +26,7 @@ from sklearn.linear_model import LogisticRegression
 
 from benchmarks.machine import describe
 from data.bootstrap import interval
+from data.ordering import is_right
 from reward_models.answers import Answer, compared, groups, things_of
 from reward_models.backbone import joint_features
 from reward_models.choice_model import ChoiceModel
@@ -35,7 +36,6 @@ from reward_models.folds import Folds
 from reward_models.heads.imagereward import fit_imagereward
 from reward_models.heads.mlp import fit_mlp
 from reward_models.intervals import cross_validated
-from reward_models.judgement import is_right
 from reward_models.readings import compare_readings
 from reward_models.reliability import fit_reliability
 from reward_models.selection import try_linear

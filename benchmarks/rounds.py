@@ -83,6 +83,10 @@ def measure(root: Path, count: int, raters: str, settings: list[str]) -> dict[st
         "seconds_by_stage": {stage: round(value, 1) for stage, value in by_stage.items()},
         "seconds_elsewhere": round(seconds - sum(by_stage.values()), 1),
         "share_of_training": round(by_stage["train"] / seconds, 3),
+        "share_of_judging": round(by_stage["evaluate"] / seconds, 3),
+        "share_of_judging_by_round": [
+            round(entry["seconds"]["evaluate"] / sum(entry["seconds"].values()), 3) for entry in rounds
+        ],
         "rounds": rounds,
     }
 

@@ -293,7 +293,10 @@ def _files(workspace: Workspace, finished: dict[Path, bytes]) -> Iterator[Path]:
     for folder in sorted((workspace.root / "fits").glob("*/")):
         if (folder / "reward").exists() and not (folder / "spec.json").exists():
             yield from _plain_files(folder, deep=True)
-    yield from _plain_files(workspace.root / "erasures", deep=True)
+    for name in ("erasures", "imports"):
+        yield from _plain_files(workspace.root / name, deep=True)
+    # What else there is in a study's folder is of one that is being made: it is made again.
+    yield from sorted((workspace.root / "studies").glob("*/study.json"))
 
 
 def _plain_files(folder: Path, *, deep: bool) -> Iterator[Path]:

@@ -11,11 +11,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image as Picture
 
-from data.evaluation import POLICY, PREVIOUS, REFERENCE
+from data.bootstrap import Interval
+from data.evaluation import POLICY, PREVIOUS, REFERENCE, REWARD, read_scores
 from data.judged_images import JudgedImages
+from data.ordering import share_right
 from data.records import Image, Task
+from data.store import Store
 from data.task_policies import Candidate, RandomTasks, choose
 from data.win_rates import policy_name
 from data.workspace import Workspace
@@ -93,6 +97,35 @@ def _pairs(policy: JudgedImages, other: JudgedImages, held_out: set[str]) -> dic
         for place, (mine, theirs) in both.items()
         if not np.array_equal(policy.images[mine], other.images[theirs])
     }
+
+
+def reward_agreement(workspace: Workspace, store: Store, number: int) -> Interval | None:
+    """How far the reward model of the round before `number` orders what people compared blind in it as they did.
+
+    The share of the votes for one of two pictures, over prompts. None where nobody decided, or that round has no scores
+    of its pictures.
+    """
+    judged = number - 1
+    subjects = {policy_name(judged - 1): PREVIOUS, policy_name(0): REFERENCE, policy_name(judged): POLICY}
+    try:
+        scores = read_scores(workspace.stage_dir(judged, "evaluate") / "scores.parquet")
+    except (OSError, ValueError, TypeError, KeyError, pa.ArrowException):
+        return None
+    rewards: dict[tuple[Any, ...], float | None] = {
+        (score.subject, score.prompt_id, score.index): score.values.get(REWARD) for score in scores
+    }
+    index = {(image.prompt_id, image.image_id): image.provenance.get("index") for image in store.images(number)}
+    shown = {task.task_id: task.image_ids[0] for task in store.tasks(number)}
+    found = []
+    for vote in store.judgements(number):
+        which = index.get((vote.prompt_id, shown[vote.task_id]))
+        ours, theirs = (rewards.get((subjects.get(model), vote.prompt_id, which)) for model in (vote.model, vote.other))
+        if ours is not None and theirs is not None:
+            found.append((ours - theirs, {"a": 1, "b": -1, "tie": 0}[vote.outcome], vote.prompt_id))
+    if not found:
+        return None
+    difference, outcome, prompts = (np.array(column) for column in zip(*found, strict=True))
+    return share_right(difference, outcome, prompts)
 
 
 def keep_judged_image(

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from scipy.special import stdtrit
 
+from data.bootstrap import Interval, not_narrower
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crossed:
@@ -32,7 +34,8 @@ def crossed_interval(values: np.ndarray, prompts: np.ndarray, raters: np.ndarray
     2011, "Robust inference with multiway clustering"), each from the sums of what its clusters are away from the mean,
     made larger by k / (k - 1). It is no less than either of the first two: where one exceeds the sum, the others do not
     differ more than their votes would by chance. Student's t has the degrees of freedom of the sum by Satterthwaite
-    (1946), or of the larger part where that is taken alone.
+    (1946), or of the larger part where that is taken alone. Votes that are all alike are no certainty: the interval is
+    no narrower than so few prompts allow (`data.bootstrap.not_narrower`).
     """
     n = len(values)
     if not n:
@@ -51,7 +54,8 @@ def crossed_interval(values: np.ndarray, prompts: np.ndarray, raters: np.ndarray
     se = math.sqrt(variance)
     half = float(stdtrit(freedom, 0.975)) * se
     low, high = np.clip([mean - half, mean + half], 0.0, 1.0)  # nan stays nan
-    return Crossed(mean=mean, low=float(low), high=float(high), se=se, n=n, prompts=p, raters=r)
+    wide = not_narrower(Interval(mean, float(low), float(high), n, p))
+    return Crossed(mean=mean, low=wide.low, high=wide.high, se=se, n=n, prompts=p, raters=r)
 
 
 def combined(

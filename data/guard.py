@@ -16,6 +16,9 @@ from scipy.special import stdtrit
 from data.bootstrap import LEAST_CLUSTERS, Interval
 
 Reason = Literal["", "hacking", "harm", "diversity", "kl"]
+LEAST_FALL = 0.1
+"""Of the judgement, in standard deviations of the start's pictures: nobody sees a smaller one, and a training that
+hardly moves the pictures can have one beyond all noise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,12 +62,13 @@ class Rule:
     """When to stop, and what to keep.
 
     The judgement of a picture is the mean of its judges' scores, each in standard deviations of the start's pictures.
-    Training stops when the upper end of the change's interval is below 0. The intervals hold for all planned looks
-    together with probability 1 - 2 `error`: each look takes its even share of it (Bonferroni's inequality), because
-    looks at one training's policies, on the same pictures, depend on each other in ways that nobody knows beforehand.
-    So a training whose judgement never truly falls is stopped with probability `error` at most. Group-sequential
-    boundaries (O'Brien and Fleming 1979) and confidence sequences (Howard et al. 2021, arXiv:1810.08240) would be
-    narrower, but are for one quantity of which every look sees more data; here every look sees another policy.
+    Training stops when the upper end of the change's interval is below 0 and the fall is one of `LEAST_FALL` or more.
+    The intervals hold for all planned looks together with probability 1 - 2 `error`: each look takes its even share of
+    it (Bonferroni's inequality), because looks at one training's policies, on the same pictures, depend on each other
+    in ways that nobody knows beforehand. So a training whose judgement never truly falls is stopped with probability
+    `error` at most. Group-sequential boundaries (O'Brien and Fleming 1979) and confidence sequences (Howard et al.
+    2021, arXiv:1810.08240) would be narrower, but are for one quantity of which every look sees more data; here every
+    look sees another policy.
     """
 
     looks: int
@@ -107,7 +111,7 @@ class Rule:
         round did not start from it."""
         change, reward = self.change(start, now), self.reward(start, now)
         where = f"on {reward.clusters} held-out prompts"
-        if change is not None and change.high < 0:
+        if change is not None and change.high < 0 and change.mean <= -LEAST_FALL:
             names = " and ".join(start.judges)
             fell = f"{names} fell by {_told(change, -1)} standard deviations {where}{self._each(start, now)}"
             if reward.low > 0:

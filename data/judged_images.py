@@ -1,7 +1,9 @@
 """The pictures that a round was judged by, in one file for each model, with what lasting judges said of them."""
 
 import io
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +14,8 @@ from jaxtyping import UInt8
 from data.workspace import write_atomically
 
 _VALUE = "value:"
+_DAMAGED = (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile, zlib.error, tokenize.TokenError)
+"""What numpy raises over a file that it cannot read, by where the damage is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,5 +65,5 @@ class JudgedImages:
                     judges=str(arrays["judges"]),
                     values={name.removeprefix(_VALUE): arrays[name] for name in arrays if name.startswith(_VALUE)},
                 )
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except _DAMAGED:
             return None

@@ -1,12 +1,12 @@
-"""Blind studies of two sides, A and B, each a model or a folder of pictures: what is compared, and the tasks that ask.
+"""Blind studies of two sides, A and B, each a model or a folder of pictures: what is compared, and what is told of it.
 
-A study's tasks are in the store, and through the journal in every rebuild of it: they say by themselves which image is
-whose (the first is B's), what is asked, and for which study. What else is told of it stands in `studies/NAME/`.
+A study's tasks (`data.study_tasks`) are in the store, and through the journal in every rebuild of it: they say by
+themselves which image is whose (the first is B's), what is asked, and for which study. What else is told of it stands
+in `studies/NAME/`.
 """
 
 import json
 import random
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -17,17 +17,14 @@ from data.checkpoints import sha256_of_weights
 from data.imports.files import Files
 from data.imports.folder import read as read_folder
 from data.imports.records import Refused, Shown
-from data.records import Prompt, Task, prompt_id_of
-from data.store import Store
+from data.records import Prompt, prompt_id_of
+from data.study_tasks import folder_of
 from data.win_rates import policy_name
 from data.workspace import Workspace, write_atomically
 from hitl.core.errors import ConfigError, UnknownName
 
-QUESTIONS = ("alignment", "quality")
-"""Rating kinds: asked apart, each on a screen of its own."""
 LORA = "pytorch_lora_weights.safetensors"
 """How diffusers calls the weights of a LoRA."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,39}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,10 +72,6 @@ class Study:
     """ISO 8601, UTC."""
 
 
-def folder_of(workspace: Workspace, name: str) -> Path:
-    return workspace.root / "studies" / name
-
-
 def write_study(workspace: Workspace, study: Study) -> None:
     text = json.dumps(asdict(study), indent=2, ensure_ascii=False)
     write_atomically(folder_of(workspace, study.name) / "study.json", f"{text}\n".encode())
@@ -91,24 +84,6 @@ def read_study(workspace: Workspace, name: str) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def require_new(store: Store, name: str) -> str:
-    """The name, or of none the first free of study-1, study-2 …
-
-    Raises:
-        ConfigError: it is no name, or there is a study of that name.
-    """
-    known = {task.study for task in store.study_tasks()}
-    if not name:
-        return next(each for number in range(1, len(known) + 2) if (each := f"study-{number}") not in known)
-    if not _NAME.fullmatch(name):
-        raise ConfigError(
-            f"{name[:60]!r} cannot be a study's name.", hint="Use up to 40 letters, digits, dots, - and _."
-        )
-    if name in known:
-        raise ConfigError(f"There is a study {name!r} already.", hint="Choose another --name.")
-    return name
 
 
 # -- the two sides ----------------------------------------------------------------------------------------------------
@@ -178,7 +153,7 @@ def pictures_in(side: Side) -> dict[str, list[Shown]]:
     return found
 
 
-# -- pairs and tasks --------------------------------------------------------------------------------------------------
+# -- pairs --------------------------------------------------------------------------------------------------
 
 
 def pairs_of(available: Mapping[str, int | None], count: int, chance: random.Random) -> list[tuple[str, int]]:
@@ -198,44 +173,6 @@ def pairs_of(available: Mapping[str, int | None], count: int, chance: random.Ran
         found += level[: count - len(found)]
         index += 1
     return found
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
-    """Two images of one prompt."""
-
-    prompt_id: str
-    a: str
-    b: str
-
-
-def tasks_of(
-    store: Store, name: str, pairs: Sequence[Pair], *, round: int, a: str, b: str, raters: int, chance: random.Random
-) -> list[Task]:
-    """Of each pair a task for each question, in random order: the first image is B's, which is judged by A's. `round`
-    is the newest that has tasks.
-    """
-    asked = [(pair, question) for pair in pairs for question in QUESTIONS]
-    first = len(store.tasks(round))
-    return [
-        Task(
-            task_id=f"r{round:04d}-{number:05d}",
-            round=round,
-            kind=question,
-            prompt_id=pair.prompt_id,
-            image_ids=(pair.b, pair.a),
-            overlap=raters,
-            purpose="judge",
-            models=(b, a),
-            study=name,
-        )
-        for number, (pair, question) in enumerate(chance.sample(asked, len(asked)), first)
-    ]
-
-
-def newest_drawn(store: Store) -> int:
-    """The newest round that has tasks: no later round will give a task an id of its."""
-    return max((task.round for task in store.tasks()), default=0)
 
 
 def prompts_by_text(prompts: Sequence[Prompt]) -> dict[str, Prompt]:

@@ -3,13 +3,14 @@
 The model of an image is the policy that drew it, by what the draw noted.
 """
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
 
-from data.bootstrap import Interval, interval, share_interval
+from data.bootstrap import LEAST_CLUSTERS, Interval, share_interval
 from data.records import Image, Judgement
 from data.votes import Item, Votes
 
@@ -21,7 +22,8 @@ class WinRate:
     model: str
     other: str
     rate: Interval
-    """Share of the comparisons that `model` wins, ties half; `clusters` are prompts."""
+    """Share of the comparisons that `model` wins, ties half; `clusters` are prompts. Of fewer than five the ends are
+    nan."""
     by_reliability: Interval | None
     """The same with each comparison counted by its rater's reliability, those below 0 not at all; None where
     reliabilities are not known, or none is above 0."""
@@ -36,7 +38,8 @@ class BlindWinRate:
     model: str
     other: str
     over_prompts: Interval
-    """Share of the votes that `model` wins, ties half. What it would be for other prompts, by these raters."""
+    """Share of the votes that `model` wins, ties half. What it would be for other prompts, by these raters; of fewer
+    than five the ends are nan."""
     over_raters: Interval
     """The same share. What it would be by other raters, for these prompts; of one rater the ends are nan."""
     ties: float
@@ -56,12 +59,17 @@ def blind_win_rates(judgements: Iterable[Judgement], *, seed: int = 0) -> list[B
             BlindWinRate(
                 model=model,
                 other=other,
-                over_prompts=share_interval(credit, prompts, seed=seed),
+                over_prompts=of_enough(share_interval(credit, prompts, seed=seed)),
                 over_raters=share_interval(credit, raters, seed=seed),
                 ties=sum(each.outcome == "tie" for each in votes) / len(votes),
             )
         )
     return found
+
+
+def of_enough(share: Interval) -> Interval:
+    """The share; of fewer than five prompts without ends, for nothing is concluded of them."""
+    return share if share.clusters >= LEAST_CLUSTERS else replace(share, low=math.nan, high=math.nan)
 
 
 def model_name(image: Image) -> str:
@@ -112,8 +120,8 @@ def win_rates(
             WinRate(
                 model=names[later],
                 other=names[earlier],
-                rate=interval(credit, prompt[rows], weights=weight, seed=seed),
-                by_reliability=interval(credit[kept], prompt[rows][kept], weights=by[kept], seed=seed)
+                rate=of_enough(share_interval(credit, prompt[rows], weights=weight, seed=seed)),
+                by_reliability=of_enough(share_interval(credit[kept], prompt[rows][kept], weights=by[kept], seed=seed))
                 if kept.any()
                 else None,
                 ties=float(np.average(outcome == 0, weights=weight)),

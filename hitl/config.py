@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 import hashlib
 import inspect
 import ipaddress
@@ -10,7 +11,7 @@ import math
 import re
 import textwrap
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, get_type_hints
@@ -267,7 +268,8 @@ class GuardConfig:
     """Stop when a look finds the policy further than this from the reference, in nats over the trained steps; 0: not
     measured, which spares a quarter of a look."""
     on_stop: str = "end"
-    """After a round whose training was stopped: `end` begins no further round by itself, `go_on` does."""
+    """After a round whose training was stopped, and where blind votes judge the last policy clearly worse than the
+    reference or the one before: `end` goes no further by itself, `go_on` does."""
 
     def __post_init__(self) -> None:
         _at_least(1, "guard", self, "every", "prompts", "images_per_prompt")
@@ -556,7 +558,8 @@ def _one_of(known: Sequence[str], name: str, value: str) -> None:
         raise ConfigError(f"{name} is {value!r}.", hint=closest(value, list(known)))
 
 
-def _help(cls: type) -> dict[str, str]:
+@functools.cache  # a class is found in its file anew each time, which takes 10 ms
+def _help(cls: type) -> Mapping[str, str]:
     """Field name -> the string under it in the class's source."""
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
     assert isinstance(body, ast.ClassDef)

@@ -3,31 +3,30 @@
 import itertools
 import json
 import logging
-import random
 import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data.at_work import Files
-from data.blind import blind_tasks, is_for_judging
-from data.checks import gold_of, repeats_of
+from data.blind import is_for_judging, reward_agreement
 from data.display_copies import DisplayCopies
 from data.erasing import Erasures
 from data.prompt_list import read_prompts, starter_prompts
-from data.records import FINISHED, Image, Prompt, Task, standing_ratings
+from data.records import FINISHED, Image, Prompt, standing_ratings
 from data.round_agreement import round_agreement
 from data.store import Store
-from data.task_policies import Candidate, RandomTasks, UncertainTasks, choose, sets_of
 from data.win_rates import blind_win_rates
 from data.workspace import Workspace, write_atomically
 from hitl.config import RunConfig, load_config, to_toml
-from hitl.core.errors import ConfigError, NotEnoughRatings, RewardAtChance, WorkerError, WorkspaceError
+from hitl.core.errors import ConfigError, NotEnoughRatings, RewardAtChance, WorkerError, WorkspaceError, WorsePolicy
 from hitl.core.live import Live
+from hitl.core.words import counted
 from hitl.report import build_report
+from hitl.tasks import blind_comparisons, make_tasks, read_uncertainty
 from hitl.worker import Worker, read_report, require_launcher
 
 logger = logging.getLogger(__name__)
@@ -84,8 +83,6 @@ class Round:
 
 
 Stage = Callable[[Round], dict[str, Any]]
-Uncertainty = Mapping[tuple[str, frozenset[str]], float]
-"""How unsure the last fit is of the answer to a pair, by the prompt's id and the images'."""
 
 
 def run_rounds(hub: Hub, count: int) -> list[int]:
@@ -140,6 +137,10 @@ def advance(round: Round) -> None:
             # A report of half the round would make the whole one look finished, and be its last.
             (hub.workspace.round_dir(round.number) / "report.html").unlink(missing_ok=True)
             hub.workspace.write_manifest(round.number, name, {"seconds": round_seconds(started), **result})
+        if name == "rate":
+            _heed_blind_votes(round, result.get("blind", []))
+        if name == "fit":
+            _renew_last_report(round)
     # The report comes last: a round without one is not finished, so a kill in between loses neither.
     hub.store.set_round_state(round.number, FINISHED)
     hub.live.enter("report", "Writing the report")
@@ -171,11 +172,12 @@ def draw_images(round: Round) -> dict[str, Any]:
                 provenance=provenance,
             )
         )
-    judged, blind = _blind(round)
+    judged, blind = blind_comparisons(hub.workspace, round.prompts, config, round=round.number)
     hub.store.add_images([*judged, *images])
     if config.rate.display_copies:
         _make_display_copies(hub, [image.image_id for image in [*judged, *images]])
-    tasks = make_tasks(round, images, _uncertainty(round), blind=blind)
+    uncertainty = read_uncertainty(hub.workspace, round.number)
+    tasks = make_tasks(images, round.prompts, config, round=round.number, uncertainty=uncertainty, blind=blind)
     hub.store.add_tasks(tasks)
     for row in result["images"]:
         (folder / row["file"]).unlink(missing_ok=True)
@@ -190,93 +192,6 @@ def _make_display_copies(hub: Hub, image_ids: Sequence[str]) -> None:
         for number, image_id in enumerate(image_ids, 1):
             copies.path(image_id)
             hub.live.advance(number, len(image_ids))
-
-
-def _blind(round: Round) -> tuple[list[Image], list[Task]]:
-    """Comparisons of the last round's policy with the reference and the policy before it, for people to judge."""
-    config = round.config
-    return blind_tasks(
-        round.hub.workspace,
-        round.previous,
-        held_out={prompt.prompt_id for prompt in round.prompts if prompt.split == "held_out"},
-        share=config.rate.blind,
-        tasks=config.rate.ratings_per_round,
-        overlap=config.rate.overlap,
-        chance=random.Random(f"{config.project.seed}/blind/{round.number}"),
-    )
-
-
-def make_tasks(
-    round: Round,
-    images: Sequence[Image],
-    uncertainty: Uncertainty,
-    made: Sequence[Task] = (),
-    blind: Sequence[Task] = (),
-) -> list[Task]:
-    """Pairs, or other sets, of images of one prompt that people are asked about, and among them the checks of raters
-    and the `blind` tasks.
-
-    `made` tasks are there already: the sets are then chosen among those that nobody was asked about, and a propensity
-    is that of being chosen among these.
-    """
-    config = round.config.rate
-    chance = random.Random(f"{round.config.project.seed}/tasks/{round.number}/{len(made)}")
-    shown = {(task.prompt_id, frozenset(task.image_ids)) for task in made}
-    by_prompt: dict[str, list[str]] = {}
-    for image in images:
-        by_prompt.setdefault(image.prompt_id, []).append(image.image_id)
-    candidates = []
-    for prompt_id, image_ids in by_prompt.items():
-        sets, share = sets_of(image_ids, config.images_per_task, chance)
-        candidates += [
-            Candidate(
-                prompt_id=prompt_id,
-                image_ids=each,
-                uncertainty=_of_set(uncertainty, prompt_id, each),
-                share=share,
-            )
-            for each in sets
-            if (prompt_id, frozenset(each)) not in shown
-        ]
-    policy = UncertainTasks(config.explore) if uncertainty else RandomTasks()
-    tasks = [
-        Task(
-            task_id=f"task {number}",
-            round=round.number,
-            kind=config.kind,
-            prompt_id=chosen.candidate.prompt_id,
-            image_ids=tuple(chance.sample(chosen.candidate.image_ids, config.images_per_task)),
-            overlap=config.overlap,
-            policy=chosen.policy,
-            propensity=chosen.propensity,
-        )
-        for number, chosen in enumerate(choose(policy, candidates, config.ratings_per_round, chance))
-    ]
-    texts = {prompt.prompt_id: prompt.text for prompt in round.prompts}
-    checks = [*repeats_of(tasks, config.repeats, chance), *gold_of(tasks, texts, by_prompt, config.gold, chance)]
-    mixed = [*tasks, *checks, *blind]
-    return _numbered(round, chance.sample(mixed, len(mixed)), len(made))
-
-
-def _numbered(round: Round, tasks: Sequence[Task], first: int) -> list[Task]:
-    """The tasks with ids that tell nobody which of them are checks."""
-    ids = {task.task_id: f"r{round.number:04d}-{number:05d}" for number, task in enumerate(tasks, first)}
-    return [
-        replace(task, task_id=ids[task.task_id], repeats=ids[task.repeats] if task.repeats else None) for task in tasks
-    ]
-
-
-def _of_set(uncertainty: Uncertainty, prompt_id: str, image_ids: Sequence[str]) -> float:
-    """The mean of its pairs'; a single image has none."""
-    pairs = [uncertainty.get((prompt_id, frozenset(pair)), 0.0) for pair in itertools.combinations(image_ids, 2)]
-    return sum(pairs) / len(pairs) if pairs else 0.0
-
-
-def _uncertainty(round: Round) -> Uncertainty:
-    """What the draw stage says of the pairs, by the last round's fit; nothing where it was not asked."""
-    path = round.hub.workspace.stage_dir(round.number, "draw") / "result.json"
-    rows = json.loads(path.read_text()).get("uncertainty", []) if path.exists() else []
-    return {(row["prompt_id"], frozenset(row["image_ids"])): row["uncertainty"] for row in rows}
 
 
 def gather_ratings(round: Round) -> dict[str, Any]:
@@ -307,6 +222,7 @@ def gather_ratings(round: Round) -> dict[str, Any]:
     _refusal(round).unlink(missing_ok=True)
     ratings = standing_ratings(hub.store.ratings(round.number, purpose="learn"))
     raters = {rating.rater_id for rating in ratings}
+    ordered = reward_agreement(hub.workspace, hub.store, round.number)
     return {
         "ratings": len(ratings),
         "checks": hub.store.progress(round.number).checks,
@@ -316,7 +232,39 @@ def gather_ratings(round: Round) -> dict[str, Any]:
         "snapshot": snapshot.sha256,
         "agreement": round_agreement(hub.store, round.number),
         "blind": [asdict(each) for each in blind_win_rates(hub.store.judgements(round.number))],
+        "reward_agreement": None if ordered is None else ordered.to_dict(),
     }
+
+
+def _renew_last_report(round: Round) -> None:
+    """The report of the round before can say now how people like that round's policy, and its reward model's order."""
+    workspace = round.hub.workspace
+    if (workspace.round_dir(round.previous) / "report.html").exists():
+        with round.hub.files.in_use():
+            build_report(workspace, round.previous)
+
+
+def _heed_blind_votes(round: Round, rates: Sequence[Mapping[str, Any]]) -> None:
+    """Go no further from a policy that people clearly like less than another model. Said once, when the ratings are
+    complete: whoever runs the round again has decided.
+
+    Raises:
+        WorsePolicy: of some model's blind comparisons the interval over prompts ends below half.
+    """
+    guard = round.config.guard
+    if not guard.on or guard.on_stop != "end":
+        return
+    for each in rates:
+        won = each["over_prompts"]
+        if won["high"] < 0.5:  # without an interval it is nan
+            _renew_last_report(round)
+            ends = f"[{100 * won['low']:.0f}, {100 * won['high']:.0f}]"
+            raise WorsePolicy(
+                f"The {each['model']} was judged worse than the {each['other']}: it won {100 * won['mean']:.0f} % "
+                f"{ends} of {counted(won['n'], 'blind vote')} on {counted(won['clusters'], 'held-out prompt')}.",
+                hint="Nothing was trained on top of it yet. Look at its pictures and at its report; "
+                "`hitl round` goes on from it, and with `--set guard.on_stop=go_on` without asking.",
+            )
 
 
 def _wait_for_ratings(round: Round) -> None:
@@ -361,7 +309,14 @@ def _add_pairs(round: Round, reason: str) -> None:
         NotEnoughRatings: every pair was shown.
     """
     store = round.hub.store
-    tasks = make_tasks(round, _own_images(round), _uncertainty(round), store.tasks(round.number))
+    tasks = make_tasks(
+        _own_images(round),
+        round.prompts,
+        round.config,
+        round=round.number,
+        uncertainty=read_uncertainty(round.hub.workspace, round.number),
+        made=store.tasks(round.number),
+    )
     if not tasks:
         raise NotEnoughRatings(
             f"Every pair of round {round.number}'s images was shown, and the fit refused the answers: {reason}",
@@ -431,21 +386,29 @@ def is_finished(workspace: Workspace, number: int) -> bool:
     return workspace.is_done(number, "evaluate") and (workspace.round_dir(number) / "report.html").exists()
 
 
-def configured_prompts(hub: Hub, config: RunConfig) -> list[Prompt]:
-    """The prompts that the settings name, put into the store where they are new.
+def named_prompts(workspace: Workspace, config: RunConfig) -> list[Prompt]:
+    """The prompts that the settings name.
 
     Raises:
         ConfigError: another model than the starter has no prompts file.
     """
     if config.prompts.file:
-        prompts = read_prompts(hub.workspace.root / config.prompts.file, config.prompts.columns, config.prompts.limit)
-    elif config.model.name == "starter":
-        prompts = starter_prompts(config.prompts.per_task, config.prompts.held_out_per_task)
-    else:
-        raise ConfigError(
-            f"There are no prompts for the model {config.model.name!r}.",
-            hint="Write them into a file, one to a line, and name it: --set prompts.file=prompts.txt",
-        )
+        return read_prompts(workspace.root / config.prompts.file, config.prompts.columns, config.prompts.limit)
+    if config.model.name == "starter":
+        return starter_prompts(config.prompts.per_task, config.prompts.held_out_per_task)
+    raise ConfigError(
+        f"There are no prompts for the model {config.model.name!r}.",
+        hint="Write them into a file, one to a line, and name it: --set prompts.file=prompts.txt",
+    )
+
+
+def configured_prompts(hub: Hub, config: RunConfig) -> list[Prompt]:
+    """The same, put into the store where they are new, as the store has them.
+
+    Raises:
+        ConfigError: another model than the starter has no prompts file.
+    """
+    prompts = named_prompts(hub.workspace, config)
     hub.store.add_prompts(prompts)
     known = {prompt.prompt_id: prompt for prompt in hub.store.prompts()}
     return [known[prompt.prompt_id] for prompt in prompts]

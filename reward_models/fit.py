@@ -14,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from data.bootstrap import Interval, interval
+from data.ordering import is_right
 from data.workspace import write_atomically
 from reward_models.answers import (
     Answer,
@@ -38,7 +39,7 @@ from reward_models.heads.imagereward import fit_imagereward
 from reward_models.heads.linear import LinearHead
 from reward_models.heads.mlp import MlpHead, fit_mlp
 from reward_models.intervals import cross_validated
-from reward_models.judgement import Judgement, Pairs, ceiling, gain, is_right, judge, mistakes
+from reward_models.judgement import Judgement, Pairs, ceiling, gain, judge, mistakes
 from reward_models.prognosis import ratings_needed
 from reward_models.readings import Readings, compare_readings
 from reward_models.reliability import Reliability, fit_reliability

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 
 from data.bootstrap import Interval, interval
 from data.ceiling import leave_one_out
+from data.ordering import is_right
 from reward_models.calibration import Bin, calibration, inverse_temperature, win_probability
 
 
@@ -107,11 +108,6 @@ def judge(pairs: Pairs, difference: Float[np.ndarray, "pairs"], *, seed: int = 0
         by_task=split_by(right, known.task, known.cluster, weights=known.weight, seed=seed),
         by_rater=split_by(right, known.rater, known.cluster, weights=known.weight, seed=seed),
     )
-
-
-def is_right(difference: Float[np.ndarray, "pairs"], outcome: Int[np.ndarray, "pairs"]) -> Float[np.ndarray, "pairs"]:
-    """1 where the sign agrees, 1/2 where the scores are equal."""
-    return 0.5 + 0.5 * np.sign(difference) * outcome
 
 
 def gain(

@@ -8,15 +8,17 @@ from jaxtyping import Float
 from scipy.stats import rankdata
 
 from data.bootstrap import Interval, interval
+from data.ordering import share_right
 from reward_models.answers import Answer, Compared, Thing
-from reward_models.judgement import Pairs, gain, is_right
+from reward_models.judgement import Pairs, gain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Previous:
     """The previous round's model on the newest round's comparisons, none of which it had seen.
 
-    It knows the prompts, where it saw them in earlier rounds; ours is held out from them.
+    It knows the prompts, where it saw them in earlier rounds; ours is held out from them. The pictures are those of the
+    policy that was trained on it: the report of that round has its accuracy among the judgements.
     """
 
     round: int
@@ -49,16 +51,15 @@ def against_previous(
     """`scores` are the previous model's. None when the newest round decided nothing, or is the only one."""
     rounds = np.array([answers[each].round for each in pairs.answer])
     newest = rounds == rounds.max()
-    if newest.all() or not (pairs.outcome[newest] != 0).any():
-        return None
     theirs = (scores[pairs.first] - scores[pairs.second])[newest]
     part = judged.take(newest)
-    decided = part.outcome != 0
-    right = is_right(theirs[decided], part.outcome[decided])
+    accuracy = share_right(theirs, part.outcome, part.cluster, weights=part.weight, seed=seed)
+    if newest.all() or accuracy is None:
+        return None
     return Previous(
         round=int(rounds[~newest].max()),
         pairs=int(newest.sum()),
-        accuracy=interval(right, part.cluster[decided], weights=part.take(decided).weight, seed=seed),
+        accuracy=accuracy,
         gain=gain(part, ours[newest], theirs, seed=seed),
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from data.aggregation import Aggregate, aggregate
 from data.answered import Answered, agreements, answered, kappas, votes_of
+from data.bootstrap import LEAST_CLUSTERS
 from data.ceiling import single_rater_ceiling
 from data.quality import RaterQuality, raters_quality, repeat_consistency, slopes_of
 from data.store import Store
@@ -185,7 +186,8 @@ def _models(models: Sequence[Mapping[str, Any]]) -> Iterable[str]:
         yield "  No images of two models were compared with each other."
     for each in models:
         rate, by = each["rate"], each["by_reliability"]
-        prompts, ties = counted(rate["clusters"], "prompt"), f"{each['ties']:.0%} ties"
+        few = "" if rate["clusters"] >= LEAST_CLUSTERS else " (too few for an interval)"
+        prompts, ties = counted(rate["clusters"], "prompt") + few, f"{each['ties']:.0%} ties"
         more = "" if by is None else f"; by reliability {_percent(by)}"
         yield (
             f"  {each['model']} wins against {each['other']}: {_percent(rate)} of {rate['n']:,} comparisons of "
@@ -204,7 +206,7 @@ def _blind(pairs: Sequence[Mapping[str, Any]]) -> Iterable[str]:
             by = f"over {counted(raters['clusters'], 'rater')}{_brackets(raters['low'], raters['high'], '.0%')}"
         else:
             by = "by one rater, which says nothing of others"
-        sure = _brackets(prompts["low"], prompts["high"], ".0%")
+        sure = _brackets(prompts["low"], prompts["high"], ".0%") or " (too few for an interval)"
         yield f"    over {counted(prompts['clusters'], 'prompt')}{sure}, {by}"
 
 

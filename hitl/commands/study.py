@@ -9,10 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from data.at_work import Files
 from data.bootstrap import LEAST_CLUSTERS
+from data.lock import holder
 from data.records import Judgement, Task
-from data.store import Store
 from data.studies import Study, read_study
 from data.study_results import Answer, answers
 from data.workspace import Workspace
@@ -38,8 +37,7 @@ def new(asked: Asked, workspace: Path | None, settings: list[str], as_json: bool
         )
     folder = Workspace.find(workspace)
     config = load_config(folder.config_path, settings)
-    with Store.open(folder) as store, Files(folder).in_use():
-        study = make(folder, store, config, asked)
+    study = make(folder, config, asked)
     if as_json:
         print(json.dumps(asdict(study), indent=2, ensure_ascii=False))
     else:
@@ -58,9 +56,12 @@ def _made(study: Study, folder: Workspace) -> str:
         lines.append(f"{study.alike} pairs are left out: the two pictures are the same.")
     lines.append(f"It asks two questions apart: {', and '.join(_ASKS.values())}.")
     lines.append(_power(study))
-    lines.append(
-        f"People rate it under `hitl serve -w {folder.root}`, or during rounds when there is nothing else to rate."
-    )
+    if holder(folder.lock_path) is None:
+        lines.append(
+            f"People rate it under `hitl serve -w {folder.root}`, or during rounds when there is nothing else to rate."
+        )
+    else:
+        lines.append("People who rate now are asked when they have nothing else to rate.")
     return "\n".join(
         textwrap.fill(line, _WIDTH, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
         for line in lines
@@ -99,9 +100,13 @@ def status(workspace: Path | None, as_json: bool) -> None:
         return
     for each in found:
         votes = ", ".join(f"{name} {count['given']} of {count['wanted']}" for name, count in each["votes"].items())
-        ends = f"hitl study result {each['name']}" if each["is_complete"] else "hitl serve"
         print(f"{each['name']}: {each['b']} (B) against {each['a']} (A); votes on {votes}; {_raters(each)}")
-        print(f"  Next: {ends} -w {folder.root}")
+        if each["is_complete"]:
+            print(f"  Next: hitl study result {each['name']} -w {folder.root}")
+        elif holder(folder.lock_path) is None:
+            print(f"  Next: hitl serve -w {folder.root}")
+        else:
+            print("  People who rate now are asked when they have nothing else to rate.")
 
 
 def _standing(folder: Workspace, name: str, tasks: Sequence[Task], votes: Sequence[Judgement]) -> dict[str, Any]:

@@ -1,45 +1,49 @@
 """Makes a blind study: its pictures, from folders or drawn by the worker, and its tasks."""
 
+import hashlib
+import json
 import logging
 import math
 import random
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data.at_work import Files
 from data.blind import FOR_JUDGING
 from data.imports.keeping import Keeper
 from data.imports.records import NotTaken, Picture, Shown
+from data.lock import holder
 from data.prompt_list import read_prompts
 from data.records import Image, Judgement, Prompt
 from data.store import Store
 from data.studies import (
     LORA,
-    Pair,
     Side,
     Study,
     as_prompt,
-    folder_of,
-    newest_drawn,
     now,
     pairs_of,
     pictures_in,
     prompts_by_text,
-    require_new,
     sides_of,
-    tasks_of,
     write_study,
 )
 from data.study_results import AGREE, Alike, alike, detectable
+from data.study_tasks import Pair, folder_of, making_alone, require_new, take_in, tasks_of, write_made
 from data.workspace import Workspace
 from hitl.commands.apart import run_apart
+from hitl.commands.reading import ask_hub, open_for_reading
 from hitl.config import RunConfig
 from hitl.core.errors import ConfigError
-from hitl.rounds import Hub, configured_prompts
+from hitl.rounds import named_prompts
 
 logger = logging.getLogger(__name__)
+
+_TAKING_IN_S = 600
+"""Of a study of many thousand tasks, by a hub that is busy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,17 +58,30 @@ class Asked:
     name: str
 
 
-def make(folder: Workspace, store: Store, config: RunConfig, asked: Asked) -> Study:
-    """Draw what is missing of a study's pictures, and put them and the tasks into the store.
+def make(folder: Workspace, config: RunConfig, asked: Asked) -> Study:
+    """Draw what is missing of a study's pictures, and have them and the tasks taken into the store: by the hub, where
+    one runs. What was drawn when this was cut off is used when it is asked for again.
 
     Raises:
         HitlError: a side is nothing that can be compared, or the two share too little.
     """
     a, b = sides_of(folder, asked.a, asked.b)
-    name = require_new(store, asked.name)
-    making = _Making(
-        folder=folder, store=store, config=config, name=name, sides={"a": a, "b": b}, round=newest_drawn(store)
-    )
+    with making_alone(folder), Files(folder).in_use():
+        with open_for_reading(folder) as store:  # and not for as long as it is drawn
+            name, known, shared = require_new(store, asked.name), store.prompts(), _known_alike(store)
+        making = _Making(folder=folder, config=config, name=name, sides={"a": a, "b": b}, known=prompts_by_text(known))
+        study = _make(making, asked, shared)
+        if holder(folder.lock_path) is None:
+            with Store.open(folder) as store:
+                take_in(folder, store, name)
+        else:
+            ask_hub(folder, "POST", "/api/studies", {"name": name}, timeout_s=_TAKING_IN_S)
+        making.tidy()
+    return study
+
+
+def _make(making: "_Making", asked: Asked, shared: Alike | None) -> Study:
+    folder, config, name, (a, b) = making.folder, making.config, making.name, making.sides.values()
     chance = random.Random(f"{config.project.seed}/study/{name}")
     places = making.places(making.prompts(asked.prompts), asked.votes, asked.raters, chance)
     images = making.images(places)
@@ -74,6 +91,7 @@ def make(folder: Workspace, store: Store, config: RunConfig, asked: Asked) -> St
         if first.image_id != second.image_id
     ]
     if not pairs:
+        making.tidy()
         raise ConfigError(
             f"All {len(places)} pictures of {a.name} and {b.name} are the same: there is nothing to compare.",
             hint="Compare two models that differ.",
@@ -81,7 +99,6 @@ def make(folder: Workspace, store: Store, config: RunConfig, asked: Asked) -> St
     if len({(image.width, image.height) for each in images.values() for image in each}) > 1:
         logger.warning("The pictures are of several sizes, by which raters may tell whose they are.")
     votes, prompts = len(pairs) * asked.raters, len({pair.prompt_id for pair in pairs})
-    shared = _known_alike(store)
     study = Study(
         name=name,
         a=a.name,
@@ -97,11 +114,8 @@ def make(folder: Workspace, store: Store, config: RunConfig, asked: Asked) -> St
         made_at=now(),
     )
     write_study(folder, study)
-    store.add_prompts([prompt for prompt, _, _ in places])
-    store.add_images([*images["a"], *images["b"]])
-    store.add_tasks(
-        tasks_of(store, name, pairs, round=making.round, a=a.name, b=b.name, raters=asked.raters, chance=chance)
-    )
+    tasks = tasks_of(name, pairs, a=a.name, b=b.name, raters=asked.raters, chance=chance)
+    write_made(folder, name, [prompt for prompt, _, _ in places], [*images["a"], *images["b"]], tasks)
     return study
 
 
@@ -123,13 +137,12 @@ class _Making:
     """A study that is being made: where its pictures come from."""
 
     folder: Workspace
-    store: Store
     config: RunConfig
     name: str
     sides: Mapping[str, Side]
     """By `a` and `b`."""
-    round: int
-    """The newest that has tasks: what is made is of it."""
+    known: Mapping[str, Prompt]
+    """Those of the store, by text."""
     pictures: dict[str, dict[str, list[Shown]]] = field(default_factory=dict)
     """Of sides that are folders, by prompt."""
 
@@ -146,25 +159,24 @@ class _Making:
         Raises:
             ConfigError: there are none, or folders and file share none.
         """
-        known = prompts_by_text(self.store.prompts())
         if named and named != "held_out":
             found = prompts_by_text(read_prompts(Path(named), self.config.prompts.columns))
         elif self.pictures:
             found = {
-                text: as_prompt(text, known, shown[0])
+                text: as_prompt(text, self.known, shown[0])
                 for by_prompt in self.pictures.values()
                 for text, shown in by_prompt.items()
             }
         else:
-            hub = Hub(workspace=self.folder, store=self.store, config=self.config)
-            wanted = [prompt for prompt in configured_prompts(hub, self.config) if prompt.split == "held_out"]
+            given = [self.known.get(each.text, each) for each in named_prompts(self.folder, self.config)]
+            wanted = [prompt for prompt in given if prompt.split == "held_out"]
             if not wanted:
                 raise ConfigError(
                     "There are no held-out prompts to compare on.", hint="Name a file of prompts: --prompts FILE."
                 )
             found = prompts_by_text(wanted)
         shared = {
-            text: known.get(text, prompt)
+            text: self.known.get(text, prompt)
             for text, prompt in found.items()
             if all(text in by_prompt for by_prompt in self.pictures.values())
         }
@@ -226,16 +238,16 @@ class _Making:
         return Image(
             image_id=image_id,
             prompt_id=prompt.prompt_id,
-            round=self.round,
+            round=0,  # until it is taken in
             width=width,
             height=height,
             provenance={**told, "study": self.name, **FOR_JUDGING},
         )
 
     def _drawn(self, wanted: Mapping[str, Sequence[tuple[Prompt, int]]]) -> dict[str, list[Image]]:
-        """What the worker draws."""
-        place = folder_of(self.folder, self.name) / "drawn"
-        shutil.rmtree(place, ignore_errors=True)  # of a study that was not finished
+        """What the worker draws, or drew before it was cut off."""
+        place = self._place(wanted)
+        self.tidy(but=place)
         sides = [
             {
                 "side": key,
@@ -248,26 +260,39 @@ class _Making:
         texts = {prompt.prompt_id: prompt for pairs in wanted.values() for prompt, _ in pairs}
         found: dict[str, dict[tuple[str, int], Image]] = {key: {} for key in wanted}
         keeper = Keeper(self.folder, is_trial=False)
-        try:
-            result = run_apart(
-                "study",
-                self.folder,
-                self.config,
-                place,
-                round=self.round,
-                inputs={"sides": sides},
-                doing="Drawing images",
-            )
-            for row in result["images"]:
-                side = self.sides[row["side"]]
-                told = result["provenance"] | {"checkpoint": side.checkpoint, "seed": row["seed"]}
-                told |= {"index": row["index"]} | ({} if side.round is None else {"policy_round": side.round})
-                kept = keeper.keep(Picture(path=place / row["file"]))
-                image = self._image(kept.image_id, kept.width, kept.height, texts[row["prompt_id"]], told)
-                found[row["side"]][row["prompt_id"], row["index"]] = image
-        finally:
-            shutil.rmtree(place, ignore_errors=True)
+        result = run_apart(
+            "study", self.folder, self.config, place, round=0, inputs={"sides": sides}, doing="Drawing images"
+        )
+        for row in result["images"]:
+            side = self.sides[row["side"]]
+            told = result["provenance"] | {"checkpoint": side.checkpoint, "seed": row["seed"]}
+            told |= {"index": row["index"]} | ({} if side.round is None else {"policy_round": side.round})
+            kept = keeper.keep(Picture(path=place / row["file"]))
+            image = self._image(kept.image_id, kept.width, kept.height, texts[row["prompt_id"]], told)
+            found[row["side"]][row["prompt_id"], row["index"]] = image
         return {key: [found[key][prompt.prompt_id, index] for prompt, index in pairs] for key, pairs in wanted.items()}
+
+    def _place(self, wanted: Mapping[str, Sequence[tuple[Prompt, int]]]) -> Path:
+        """The folder of what is drawn, named by all that the pictures depend on."""
+        depends_on = [
+            [
+                [key, self.sides[key].checkpoint, [[prompt.text, index] for prompt, index in pairs]]
+                for key, pairs in wanted.items()
+            ],
+            asdict(self.config.model),
+            self.config.project.seed,
+            self.config.evaluate.steps,
+            self.config.sample.guidance,
+            self.config.draw.batch_size,
+        ]
+        key = hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:16]
+        return folder_of(self.folder, self.name) / f"drawn-{key}"
+
+    def tidy(self, but: Path | None = None) -> None:
+        """Let go of what was drawn for this study, or for another that was to have its name."""
+        for path in folder_of(self.folder, self.name).glob("drawn-*"):
+            if path != but:
+                shutil.rmtree(path, ignore_errors=True)
 
     def _checkpoint(self, key: str, place: Path) -> str:
         """The folder of a side's policy; empty for the reference. A file is put into one, as diffusers has it."""
@@ -275,6 +300,6 @@ class _Making:
         if path is None or path.is_dir():
             return str(path or "")
         own = place / f"checkpoint-{key}"
-        own.mkdir(parents=True)
+        own.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, own / LORA)
         return str(own)

@@ -50,6 +50,10 @@ class RewardAtChance(HitlError):
     """The fitted reward model cannot be told from a coin."""
 
 
+class WorsePolicy(HitlError):
+    """People judged the last policy's pictures worse than another model's, beyond noise."""
+
+
 class ModelLoadError(HitlError):
     """A model folder, file or hub id that cannot be loaded."""
 

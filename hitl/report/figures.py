@@ -8,8 +8,10 @@ import html
 import io
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Literal
 
 import matplotlib
@@ -37,6 +39,7 @@ COLOURS = {
     "fit": "#0a0b13",
     "train": "#0a0b14",
     "evaluate": "#0a0b15",
+    "bad": "#0a0b16",
 }
 """Name of a CSS variable -> the colour that stands for it until the SVG is written."""
 
@@ -227,10 +230,9 @@ def training_curve(
     """One value per epoch, the rounds one after the other; `epochs` are (round, value)."""
     panel = Panel(name, height=200, left=52)
     axes = panel.axes
-    starts: dict[int, int] = {}
-    for position, (number, _) in enumerate(epochs):
-        starts.setdefault(number, position)
-    for number, begin in starts.items():
+    lengths = Counter(number for number, _ in epochs)
+    starts = _in_a_row(axes, lengths)
+    for number in starts:
         rows = [i for i, (each, _) in enumerate(epochs) if each == number]
         values = [epochs[i][1] for i in rows]
         x = [i + 0.5 for i in rows]
@@ -238,16 +240,84 @@ def training_curve(
             low, high = ([value + side * band[i] for i, value in zip(rows, values, strict=True)] for side in (-1, 1))
             axes.fill_between(x, low, high, color=COLOURS[colour], alpha=0.16, linewidth=0)
         axes.plot(x, values, "-o", color=COLOURS[colour], linewidth=1.8, markersize=3.5)
-        if begin:
-            axes.axvline(begin, color=COLOURS["line"], linewidth=1)
-    middles = [begin + sum(each == number for each, _ in epochs) / 2 for number, begin in starts.items()]
-    step = max(1, math.ceil(len(middles) / 8))
-    axes.set_xticks(middles[::step], [str(number) for number in starts][::step])
-    axes.set_xlim(0, max(len(epochs), 1))
+    names = _named_rounds(starts, lengths)
+    axes.set_xticks(list(names), list(names.values()))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
     axes.grid(axis="x", visible=False)
     axes.set_xlabel("round (a dot is an epoch)")
     axes.set_ylabel(unit)
+    return panel.svg(alt)
+
+
+def _in_a_row(axes: Axes, lengths: Mapping[int, int]) -> dict[int, int]:
+    """Rounds of so many epochs one after the other, a line between two; returns where each begins."""
+    starts = dict(zip(lengths, accumulate(lengths.values(), initial=0), strict=False))
+    for begin in starts.values():
+        if begin:
+            axes.axvline(begin, color=COLOURS["line"], linewidth=1)
+    axes.set_xlim(0, max(sum(lengths.values()), 1))
+    axes.grid(axis="x", visible=False)
+    return starts
+
+
+def _named_rounds(starts: Mapping[int, int], lengths: Mapping[int, int]) -> dict[float, str]:
+    """The middle of a round -> its number; of many rounds some."""
+    step = max(1, math.ceil(len(starts) / 8))
+    return {begin + lengths[number] / 2: str(number) for number, begin in [*starts.items()][::step]}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looks:
+    """What the guard of one round saw, by epochs that were finished when it looked."""
+
+    epochs: int
+    """That the round trained."""
+    reward: Mapping[int, Interval]
+    judgement: Mapping[int, Interval]
+    kept: int | None
+    """Epoch of the policy that the round ended with; None while it trains."""
+    is_stopped: bool
+
+
+def looks(name: str, rounds: Mapping[int, Looks], *, alt: str) -> str:
+    """Changes since each round's start, the rounds one after the other: the learned reward's and the judgement's. A
+    ring is around the policy that was kept, a dashed line where training was stopped."""
+    panel = Panel(name, height=240, top=22)
+    axes = panel.axes
+    axes.axhline(0, color=COLOURS["reference"], linewidth=1.2)
+    lengths = {number: found.epochs for number, found in rounds.items()}
+    starts = _in_a_row(axes, lengths)
+    whole = max(sum(lengths.values()), 1)
+    apart = 0.008 * whole
+    axes.set_xlim(-4 * apart, whole + 4 * apart)  # the first and the last look with their intervals
+    for number, found in rounds.items():
+        ring = None
+        for points, colour, style, shift in (
+            (found.reward, "reward", "-s", -apart),
+            (found.judgement, "policy", "-o", apart),
+        ):
+            if not points:
+                continue
+            if found.kept is not None and found.kept in points:
+                ring = (starts[number] + found.kept + shift, points[found.kept].mean)
+            epochs = sorted(points)
+            x = [starts[number] + epoch + shift for epoch in epochs]
+            means, lows, highs = ([getattr(points[epoch], end) for epoch in epochs] for end in ("mean", "low", "high"))
+            axes.vlines(x, lows, highs, color=COLOURS[colour], linewidth=1.2, alpha=0.7, zorder=3)
+            axes.plot(x, means, style, color=COLOURS[colour], linewidth=1.8, markersize=4, zorder=4, clip_on=False)
+        if ring is not None:
+            axes.plot(*ring, "o", color=COLOURS["ink"], markersize=10, fillstyle="none", zorder=5, clip_on=False)
+        if found.is_stopped:
+            axes.axvline(
+                starts[number] + found.epochs, color=COLOURS["bad"], linewidth=1.6, linestyle="--", clip_on=False
+            )
+    for middle, label in _named_rounds(starts, lengths).items():
+        axes.text(middle, 1.03, label, transform=axes.get_xaxis_transform(), ha="center", color=COLOURS["muted"])
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: _signed(y)))
+    axes.set_xlabel("epoch (above: its round)")
+    axes.set_ylabel("change, SD")
     return panel.svg(alt)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from data.bootstrap import Interval
-from data.evaluation import ImageScore, read_scores, summarise
+from data.evaluation import POLICY, REFERENCE, ImageScore, over_prompts, read_scores, summarise
 from data.workspace import STAGES, Workspace
 from hitl.core.errors import WorkspaceError
 
@@ -83,6 +83,11 @@ class RoundFiles:
         return self.manifests.get("fit", {}).get("report") or {}
 
     @property
+    def guard(self) -> dict[str, Any]:
+        """What `hitl.stages.guard` saw and did; empty where there was none, and in rounds of older versions."""
+        return self.manifests.get("train", {}).get("guard") or {}
+
+    @property
     def agreement(self) -> dict[str, Any]:
         """What `data.round_agreement` said of the raters; empty where an older version rated."""
         return self.manifests.get("rate", {}).get("agreement") or {}
@@ -90,10 +95,37 @@ class RoundFiles:
     def stage_metrics(self, stage: str) -> list[dict[str, Any]]:
         return [row for row in self.metrics if row.get("stage") == stage]
 
+    def pictures(self, subject: str, split: str) -> list[ImageScore]:
+        """The scores of a subject's pictures that the policy and the reference drew too, of one prompt and seed; of
+        best-of-N all. The reference often has more pictures of a prompt than the policy: those would make levels that
+        do not differ by the gain.
+        """
+        keys = {
+            name: {(s.prompt_id, s.index) for s in self.scores if (s.subject, s.split) == (name, split)}
+            for name in (REFERENCE, POLICY)
+        }
+        pairs = keys[REFERENCE] & keys[POLICY]
+        return [
+            score
+            for score in self.scores
+            if (score.subject, score.split) == (subject, split)
+            and (subject.startswith("best_of_") or (score.prompt_id, score.index) in pairs)
+        ]
+
     def subject(self, name: str, split: str, measure: str, task: str | None = None) -> Interval | None:
-        """The mean of one subject (`reference`, `policy`, `best_of_N`) on a split, or on one task of it."""
-        found = self.summary.get("subjects", {}).get(name, {}).get(split, {})
-        return interval(_of_task(found, task).get(measure))
+        """The mean of one subject (`reference`, `previous`, `policy`, `best_of_N`) on a split, or on one task of it:
+        of the pictures that the gain is of. None where it is known of other pictures only.
+        """
+        found = interval(_of_task(self.summary.get("subjects", {}).get(name, {}).get(split, {}), task).get(measure))
+        gain = self.gain(split, measure, task)
+        if found is None or gain is None or found.n == gain.n or name.startswith("best_of_"):
+            return found
+        values = [
+            (score.values[measure], score.prompt_id)
+            for score in self.pictures(name, split)
+            if measure in score.values and task in (None, score.task)
+        ]
+        return over_prompts(values) if values else None
 
     def gain(self, split: str, measure: str, task: str | None = None) -> Interval | None:
         """Policy minus reference, on the same prompts and seeds."""
@@ -145,12 +177,15 @@ def read_rounds(workspace: Workspace, number: int) -> list[RoundFiles]:
     return [read_round(workspace, n) for n in [*earlier, number]]
 
 
-def later_ratings(workspace: Workspace, number: int) -> dict[str, Any] | None:
-    """The manifest of the ratings of the round after: they judge this round's policy."""
-    try:
-        return workspace.manifest(number + 1, "rate")
-    except WorkspaceError:
-        return None
+def later_manifests(workspace: Workspace, number: int) -> dict[str, dict[str, Any]]:
+    """What the round after has of this round's policy: the manifests of its ratings and their fit, as far as done."""
+    found = {}
+    for stage in ("rate", "fit"):
+        try:
+            found[stage] = workspace.manifest(number + 1, stage)
+        except WorkspaceError:
+            continue
+    return {stage: manifest for stage, manifest in found.items() if manifest is not None}
 
 
 def read_round(workspace: Workspace, number: int) -> RoundFiles:

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from data.bootstrap import Interval
-from data.evaluation import DIVERSITY, KL, POLICY, REFERENCE, REWARD, ImageScore, over_prompts
+from data.bootstrap import LEAST_CLUSTERS, Interval
+from data.evaluation import DIVERSITY, KL, POLICY, PREVIOUS, REFERENCE, REWARD, ImageScore, over_prompts
 from hitl.report.files import RoundFiles
 
 Change = Literal["up", "down", "unclear", "unknown"]
@@ -60,7 +60,7 @@ _KNOWN = (
         key="correctness",
         name="Correctness",
         noun="correctness",
-        judge="verifier, graded: how much is as asked",
+        judge="a program reads the picture: how much is as asked",
         kind="gold",
         better="closer to their prompts",
         worse="further from their prompts",
@@ -70,7 +70,7 @@ _KNOWN = (
         key="exact",
         name="Exactly right",
         noun="exact verdicts",
-        judge="verifier, strict: nothing wrong at all",
+        judge="the same program, strict: nothing wrong at all",
         kind="gold",
         better="exactly right more often",
         worse="exactly right less often",
@@ -82,8 +82,8 @@ _KNOWN = (
         noun="taste",
         judge="fixed rule: large shapes, light ground",
         kind="gold",
-        better="closer to the stated taste",
-        worse="further from the stated taste",
+        better="closer to the stated taste (large shapes, light ground)",
+        worse="further from the stated taste (large shapes, light ground)",
     ),
 )
 _OTHERS = (
@@ -122,7 +122,7 @@ _OF_A_MODEL = (
         key=KL,
         name="KL to the reference",
         noun="KL",
-        judge="exact, over the steps with noise, as training draws",
+        judge="of a whole trajectory: all its steps with noise, as training draws",
         kind="model",
         better="further from the reference’s",
         worse="closer to the reference’s",
@@ -166,6 +166,8 @@ class Judged:
     policy: Interval | None
     best: Interval | None
     """Best-of-N of the reference."""
+    previous: Interval | None = None
+    """The policy of the round before."""
     gain: Interval
     """Policy minus reference, paired by prompt and seed."""
     best_gain: Interval | None = None
@@ -211,14 +213,14 @@ def judge_round(files: RoundFiles) -> dict[str, list[Judged]]:
     return judged
 
 
-def judge_tasks(files: RoundFiles, split: str, key: str) -> dict[str, Judged]:
-    """One measure on each task of a split that has it."""
+def judge_tasks(files: RoundFiles, split: str, key: str, measure: Measure | None = None) -> dict[str, Judged]:
+    """One measure on each task of a split that has it; `measure` where it is none of `BY_KEY`."""
     judged = {}
     for task in files.tasks(split):
         gain = files.gain(split, key, task)
         if gain is not None:
             judged[task] = Judged(
-                measure=BY_KEY[key],
+                measure=measure or BY_KEY[key],
                 split=split,
                 reference=files.subject(REFERENCE, split, key, task),
                 policy=files.subject(POLICY, split, key, task),
@@ -229,15 +231,27 @@ def judge_tasks(files: RoundFiles, split: str, key: str) -> dict[str, Judged]:
     return judged
 
 
+def falls(files: RoundFiles) -> tuple[list[tuple[str, Judged]], int]:
+    """What clearly fell by gold, or without gold by rewards that training did not use, on a split or on one task of it
+    (else the task is empty), the largest in standard deviations first; and among how many that was looked for.
+    """
+    looked: list[tuple[str, Judged]] = []
+    for split, found in judge_round(files).items():
+        for each in independent(found):
+            looked.append(("", each))
+            looked += judge_tasks(files, split, each.measure.key, each.measure).items()
+    known = [(task, each) for task, each in looked if each.gain.clusters >= LEAST_CLUSTERS and each.spread]
+    fell = [(task, each) for task, each in known if each.change == "down"]
+    return sorted(fell, key=lambda one: one[1].gain.mean / (one[1].spread or 1.0)), len(known)
+
+
 def spread(files: RoundFiles, split: str, key: str) -> float | None:
-    """Standard deviation of the reference's pictures on that split; of all its pictures where scores are not there."""
+    """Standard deviation of the reference's pictures on that split, of those that the gain is of; of all its pictures
+    where scores are not there.
+    """
     if key in (DIVERSITY, KL):
         return None
-    values = [
-        value
-        for score in files.scores
-        if (score.subject, score.split) == (REFERENCE, split) and (value := _value(score, key)) is not None
-    ]
+    values = [value for score in files.pictures(REFERENCE, split) if (value := _value(score, key)) is not None]
     found = float(np.std(values)) if values else None
     if found is None and key == "taste":
         found = files.summary.get("reference_taste_sd")
@@ -249,10 +263,7 @@ def _judge(files: RoundFiles, split: str, measure: Measure) -> Judged | None:
     gain = files.gain(split, key)
     if gain is None:
         return None
-    scores = [score for score in files.scores if score.split == split]
-    reference, policy, best = (
-        [score for score in scores if score.subject == name] for name in (REFERENCE, POLICY, _best(files))
-    )
+    reference, policy, best = (files.pictures(name, split) for name in (REFERENCE, POLICY, _best(files)))
     shortfall = _over_best(reference, best, key)
     return Judged(
         measure=measure,
@@ -260,6 +271,7 @@ def _judge(files: RoundFiles, split: str, measure: Measure) -> Judged | None:
         reference=files.subject(REFERENCE, split, key),
         policy=files.subject(POLICY, split, key),
         best=files.subject(_best(files), split, key),
+        previous=files.subject(PREVIOUS, split, key),
         gain=gain,
         best_gain=None if shortfall is None else _negative(shortfall),
         over_best=_over_best(policy, best, key),

@@ -13,11 +13,15 @@ import jinja2
 from data.evaluation import DIVERSITY, KL, PREVIOUS
 from data.workspace import STAGES, Workspace, write_atomically
 from hitl.report import figures, pictures, words
-from hitl.report.blind import blind_answer, blind_of, percent
-from hitl.report.files import RoundFiles, later_ratings, read_rounds
-from hitl.report.judgement import Judged, judge_round, judge_tasks
-from hitl.report.provenance import Provenance, provenance, simulated, when
+from hitl.report.advice import advice
+from hitl.report.blind import blind_answer, blind_of, percent, voters
+from hitl.report.crew import counted, warning, who_taught
+from hitl.report.files import RoundFiles, later_manifests, read_rounds
+from hitl.report.guards import guard_answer, guard_gaps, guard_looks
+from hitl.report.judgement import Judged, falls, judge_round, judge_tasks
+from hitl.report.provenance import Provenance, provenance, when
 from hitl.report.raters_page import hidden, rater_names, raters_page
+from hitl.report.reward_agreement import reward_agreements
 from hitl.report.reward_page import pseudonymous, reward_page
 from hitl.report.sections import judges_of, learning, task_panels, training
 from hitl.report.times import costs, time_table
@@ -35,28 +39,43 @@ def write_report(workspace: Workspace, number: int) -> Path:
     judged = judge_round(latest)
     bias = _bias(latest)
     verdict = words.verdict(judged, number)
-    answers = words.story(judged, latest.best_of, bias, number - 1)
-    if told := (latest.manifests.get("train", {}).get("guard") or {}).get("words"):
-        answers.append(words.Answer(question="Did the guard step in?", sentences=(str(told),)))
-    blind = blind_of(rounds, later_ratings(workspace, number))
+    who = who_taught(rounds)
+    answers = words.story(
+        judged,
+        latest.best_of,
+        bias,
+        is_simulated=who == "simulated",
+        is_guarded=bool(latest.guard.get("looks")),
+    )
+    if answer := guard_answer(latest):
+        answers.append(answer)
+    later = later_manifests(workspace, number)
+    blind = blind_of(rounds, later.get("rate"))
+    agreements = reward_agreements(latest, later)
     if judged:
-        answers.append(blind_answer(blind, number))
+        answers.append(blind_answer(blind, number, who))
+    advised = advice(
+        verdict, judged, blind, number, latest.best_of, bool(latest.guard.get("reason")), who, falls(latest)
+    )
     missing = [*_gaps(rounds, number), *latest.missing]
     origin = provenance(rounds)
     shown = {
         "workspace": workspace.root.name,
         "number": number,
         "verdict": verdict,
+        "advice": advised,
         "answers": answers,
         "missing": missing,
         "judged": judged,
         "origin": origin,
         "blind": blind,
+        "agreements": agreements,
         **_shown(rounds, judged, workspace.image_path),
     }
     page = _environment().get_template("report.html.j2").render(shown)
-    facts = _facts(rounds, judged, bias, verdict, answers, missing, origin)
+    facts = _facts(rounds, judged, bias, verdict, [*([advised] if advised else []), *answers], missing, origin)
     facts["blind"] = plain([asdict(each) for each in blind])
+    facts["reward_agreement"] = plain({split: asdict(each) for split, each in agreements.items()})
     folder = workspace.round_dir(number)
     text = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(folder / JSON_FILE, f"{text}\n".encode())
@@ -76,13 +95,15 @@ def _shown(
         "shared_scale": _shared_scales(judged),
         "when": when(latest.times[1]) if latest.times else "",
         "checkpoint": f"rounds/{latest.number:04d}/train/policy" if latest.has_policy else "",
-        "rated_by": _raters(latest),
+        "rated_by": counted(latest.manifests["rate"]) if "rate" in latest.manifests else "",
+        "crew": warning(rounds),
         "highlights": pictures.highlights(latest),
         "groups": pictures.through_rounds(rounds),
         "frames": [files.number for files in pictures.rounds_shown(rounds)],
         "is_crisp": pictures.is_crisp(rounds),
         "learning": learning(rounds),
         "training": training(rounds),
+        "guard": guard_looks(rounds),
         "tasks": task_panels(latest),
         "reward": reward_page(rounds, image_path),
         "raters": raters_page(latest),
@@ -109,6 +130,7 @@ def _environment() -> jinja2.Environment:
         "count": words.count,
         "mark": interval_mark,
         "percent": percent,
+        "voters": voters,
         "stages": STAGES,
     }
     return environment
@@ -146,6 +168,7 @@ def _gaps(rounds: Sequence[RoundFiles], number: int) -> list[str]:
         f"Round {files.number} is not judged: the curves leave it out." for files in rounds[:-1] if not files.summary
     ]
     gaps += [gap for files in rounds if files.summary for gap in _not_judged(files)]
+    gaps += guard_gaps(rounds)
     latest = rounds[-1]
     if "train" in latest.manifests and not latest.has_policy:
         gaps.append(
@@ -180,17 +203,6 @@ def _not_judged(files: RoundFiles) -> list[str]:
     return gaps
 
 
-def _raters(latest: RoundFiles) -> str:
-    rate = latest.manifests.get("rate")
-    if rate is None:
-        return ""
-    machine, everybody = simulated(latest), int(rate.get("raters", 0))
-    kind = "" if machine is None else "simulated " if machine == everybody else ""
-    mixed = f", {machine} of them simulated" if machine and machine != everybody else ""
-    ratings = words.count(int(rate.get("ratings", 0)), "rating")
-    return f"{ratings} by {words.count(everybody, f'{kind}rater')}{mixed}"
-
-
 def _facts(
     rounds: Sequence[RoundFiles],
     judged: Mapping[str, Sequence[Judged]],
@@ -218,6 +230,7 @@ def _facts(
         "raters": {
             str(files.number): hidden(files.agreement, rater_names(files)) for files in rounds if files.agreement
         },
+        "guard": {str(files.number): files.guard for files in rounds if files.guard},
         "seconds": {str(row["number"]): row["seconds"] for row in costs(rounds)},
         "cost": {str(row["number"]): {name: row[name] for name in _COSTS} for row in costs(rounds)},
         "provenance": asdict(origin) | {"facts": dict(origin.facts)},

@@ -81,7 +81,9 @@ def rounds_shown(rounds: Sequence[RoundFiles]) -> list[RoundFiles]:
 
 
 def through_rounds(rounds: Sequence[RoundFiles]) -> list[Group]:
-    """Every prompt of the last round's grid: held-out prompts, trained-on ones, then those of the planted bias."""
+    """Every prompt of the last round's grid: held-out prompts, trained-on ones, then, in the same order, those of the
+    planted bias.
+    """
     latest = rounds[-1]
     if latest.grid is None:
         return []
@@ -89,10 +91,10 @@ def through_rounds(rounds: Sequence[RoundFiles]) -> list[Group]:
     titles = {"held_out": "Held-out prompts", "train": "Trained-on prompts"}
     groups: dict[str, tuple[str, list[int]]] = {}
     for i, (prompt, split) in enumerate(zip(latest.grid.prompts, latest.grid.splits, strict=True)):
-        is_bias = tasks.get(prompt) == "bias"
-        title = "Planted bias" if is_bias else titles.get(split, split)
-        groups.setdefault("bias" if is_bias else split, (title, []))[1].append(i)
-    order = sorted(groups, key=lambda key: (key == "bias", key != "held_out", key != "train", key))
+        is_bias, name = tasks.get(prompt) == "bias", titles.get(split, split)
+        title = f"Planted bias, {name[:1].lower()}{name[1:]}" if is_bias else name
+        groups.setdefault(f"bias-{split}" if is_bias else split, (title, []))[1].append(i)
+    order = sorted(groups, key=lambda key: (key.startswith("bias"), "held_out" not in key, "train" not in key, key))
     found = []
     for key in order:
         title, places = groups[key]

@@ -78,7 +78,7 @@ def _facts(latest: RoundFiles) -> list[tuple[str, str]]:
     if isinstance(versions, dict):
         facts.append(("Versions", ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))))
     if latest.times is not None:
-        facts.append(("Machine’s work", f"{when(latest.times[0])} to {when(latest.times[1])}"))
+        facts.append((f"Machine’s work, round {latest.number}", f"{when(latest.times[0])} to {when(latest.times[1])}"))
     return [(name, value) for name, value in facts if value]
 
 

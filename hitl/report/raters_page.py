@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hitl.report import figures, words
+from hitl.report.crew import who_rated
 from hitl.report.files import RoundFiles, interval
 
 
@@ -29,6 +30,7 @@ class RaterRow:
 class RatersPage:
     answers: tuple[words.Answer, ...]
     rows: tuple[RaterRow, ...]
+    notes: tuple[str, ...]
 
 
 def rater_names(files: RoundFiles) -> dict[str, str]:
@@ -51,7 +53,7 @@ def raters_page(files: RoundFiles) -> RatersPage | None:
         return None
     names = rater_names(files)
     rows = [_row(name, rated.get(rater) or {}, fitted.get(rater) or {}) for rater, name in names.items()]
-    return RatersPage(answers=tuple(_answers(files)), rows=tuple(rows))
+    return RatersPage(answers=tuple(_answers(files)), rows=tuple(rows), notes=tuple(_notes(files)))
 
 
 def hidden(agreement: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
@@ -79,6 +81,21 @@ def _answers(files: RoundFiles) -> list[words.Answer]:
         words.Answer(question="Do they agree with themselves?", sentences=(_with_themselves(found),)),
         words.Answer(question="Do they look?", sentences=(_looking(found),)),
     ]
+
+
+def _notes(files: RoundFiles) -> list[str]:
+    rate = files.manifests.get("rate") or {}
+    notes = []
+    if who_rated(rate) == "simulated":
+        notes.append("No person rated: answers, times and agreement here are a program’s.")
+    if rate.get("checks"):
+        ratings = words.count(int(rate["ratings"]), "answer")
+        checks = words.count(int(rate["checks"]), "more was a check", "more were checks")
+        notes.append(
+            f"The reward model learns from {ratings} of the round, its ratings. {checks}: repeats, tasks with a known "
+            "answer and blind comparisons."
+        )
+    return notes
 
 
 def _with_each_other(found: Mapping[str, Any]) -> list[str]:

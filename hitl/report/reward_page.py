@@ -8,6 +8,7 @@ from typing import Any
 
 from data.bootstrap import Interval
 from hitl.report import figures, pictures, words
+from hitl.report.crew import who_taught
 from hitl.report.files import RoundFiles, interval
 from hitl.report.judgement import Change, change
 from hitl.report.raters_page import rater_names
@@ -58,7 +59,8 @@ def reward_page(rounds: Sequence[RoundFiles], image_path: Callable[[str], Path] 
         return None
     models = {"Reward model": fit.get("judgement"), "Zero-shot CLIP": fit.get("zero_shot_judgement")}
     judgements = {name: found for name, found in models.items() if isinstance(found, dict)}
-    found = fit.get("mistakes") or ()
+    kind = "simulated " if who_taught(rounds) == "simulated" else ""
+    found = [each | {"rater": f"{kind}{each['rater']}"} for each in fit.get("mistakes") or ()]
     return RewardPage(
         answers=tuple(reward_answers(fit, accuracy)),
         warning=reward_warning(fit, accuracy),
@@ -110,7 +112,7 @@ def reward_answers(fit: Mapping[str, Any], accuracy: Interval) -> list[words.Ans
     """What a reader wants to know of a fit, in their order."""
     answers = [
         words.Answer(question="Does it know what raters prefer?", sentences=tuple(_against_chance(fit, accuracy))),
-        words.Answer(question="As well as people do?", sentences=tuple(_against_people(fit.get("ceiling") or {}))),
+        words.Answer(question="As well as a rater does?", sentences=tuple(_against_people(fit.get("ceiling") or {}))),
         words.Answer(question="Since the last round?", sentences=tuple(_against_the_last_round(fit))),
         words.Answer(question="Do its probabilities hold?", sentences=tuple(_calibration(fit.get("judgement") or {}))),
         words.Answer(question="What does it rest on?", sentences=tuple(_what_it_rests_on(fit))),

@@ -40,7 +40,7 @@ class _Look(TypedDict):
     dashes: str
 
 
-_REWARD_LOOK: _Look = {"colour": "reward", "marker": "s", "dashes": "--"}
+_REWARD_LOOK: _Look = {"colour": "reward", "marker": "s", "dashes": "-"}
 _JUDGE_LOOKS: tuple[_Look, ...] = (
     {"colour": "policy", "marker": "o", "dashes": "-"},
     {"colour": "taste", "marker": "D", "dashes": "-"},
@@ -204,25 +204,34 @@ def _by_measure(history: History, splits: Sequence[str], last: int, best_of: int
         newest = next((found[max(found)] for found in by_split.values() if found), None)
         if newest is None:
             continue
-        ruler = words.ruler(newest)
+        unit = words.ruler(newest).unit
+        by_split = {
+            split: {n: each for n, each in found.items() if words.ruler(each).unit == unit}
+            for split, found in by_split.items()
+        }
+        # Each by its own ruler: an SD is that of the split's pictures by the round's own reward model.
         series = [
             Series(
                 colour=colours.get(split, "muted"),
-                points={n: each.gain for n, each in found.items()},
+                points={n: _scaled(each.gain, words.ruler(each).scale) for n, each in found.items()},
                 shift=0.05 * (place - 0.5),
                 marker="o" if place == 0 else "s",
             )
             for place, (split, found) in enumerate(by_split.items())
             if found
         ]
-        best = {n: each.best_gain for n, each in by_split[splits[0]].items() if each.best_gain is not None}
+        best = {
+            n: _scaled(each.best_gain, words.ruler(each).scale)
+            for n, each in by_split[splits[0]].items()
+            if each.best_gain is not None
+        }
         if best:
             has_best = True
             series.insert(0, Series(colour="best", points=best, marker="^", dashes=":", shift=0.12))
         alt = f"{measure.name}: gain over the reference by round"
         gain = "" if measure.key == KL else "gain"  # of the reference it is 0
-        unit = ", ".join(part for part in (gain, ruler.unit) if part)
-        svg = figures.over_rounds(f"gain-{measure.key}", series, last, scale=ruler.scale, unit=unit, alt=alt)
+        unit = ", ".join(part for part in (gain, unit) if part)
+        svg = figures.over_rounds(f"gain-{measure.key}", series, last, unit=unit, alt=alt)
         panels.append(Panel(title=measure.name, svg=svg, note=measure.judge))
     legend = [(colours.get(split, "muted"), words.SPLITS.get(split, split)) for split in splits]
     if has_best:
@@ -280,7 +289,14 @@ def training(rounds: Sequence[RoundFiles]) -> Training:
             unit="nats per step",
             alt="KL to the reference, per step, in each training epoch",
         )
-        panels.append(Panel(title="KL to the reference", svg=svg, note="Mean exact Gaussian KL of a step."))
+        panels.append(
+            Panel(
+                title="KL to the reference",
+                svg=svg,
+                note="Mean exact Gaussian KL of a step with noise; "
+                "the KL that a round is judged by is of all these steps together.",
+            )
+        )
     ratios = [abs(value) for _, value in values("first_pass_log_ratio")]
     ratio = ""
     if ratios:

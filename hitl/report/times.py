@@ -82,6 +82,7 @@ def _time_sentences(rounds: Sequence[RoundFiles], rows: Sequence[Mapping[str, An
     }
     inside = sum(seconds.values())
     if inside:
-        told = [f"{text} {100 * seconds[name] / inside:.0f} %" for name, text in parts.items()]
+        shares = words.percents([seconds[name] for name in parts])
+        told = [f"{text} {share} %" for text, share in zip(parts.values(), shares, strict=True)]
         sentences.append(f"Within training: {words.listed(told)}.")
     return sentences

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from data.bootstrap import Interval
+from data.bootstrap import LEAST_CLUSTERS, Interval
 from hitl.report.judgement import FEW_PROMPTS, Change, Judged, Measure, change, independent, learned
 
 Tone = Literal["good", "bad", "mixed", "flat", "unknown"]
@@ -101,6 +101,16 @@ def share(found: Interval) -> str:
         return f"{number(100 * found.mean, 1)} % (no interval)"
     low, high = (number(100 * min(max(end, 0.0), 1.0), 1) for end in (found.low, found.high))
     return f"{number(100 * found.mean, 1)} % (95 % interval {low} to {high})"
+
+
+def percents(parts: Sequence[float]) -> list[int]:
+    """Parts of a whole as whole per cents that sum to 100: those with the largest remainders are rounded up."""
+    exact = [100 * part / sum(parts) for part in parts]
+    found = [math.floor(each) for each in exact]
+    upwards = sorted(range(len(parts)), key=lambda i: found[i] - exact[i])
+    for i in upwards[: 100 - sum(found)]:
+        found[i] += 1
+    return found
 
 
 def left(side_bias: float) -> str:
@@ -223,15 +233,24 @@ def _essential(found: Sequence[Judged]) -> list[Judged]:
 # -- story ----------------------------------------------------------------------------------------------------------
 
 
-def story(judged: dict[str, list[Judged]], best_of: int | None, bias: dict[str, Judged], previous: int) -> list[Answer]:
-    """What a reader wants to know before anything else, in their order."""
+def story(
+    judged: dict[str, list[Judged]],
+    best_of: int | None,
+    bias: dict[str, Judged],
+    *,
+    is_simulated: bool = False,
+    is_guarded: bool = False,
+) -> list[Answer]:
+    """What a reader wants to know before anything else, in their order. `is_simulated`: no person rated; `is_guarded`:
+    a guard watched these judges while training.
+    """
     if not judged or not any(judged.values()):
         return []
     answers = [
         Answer(question="Did it get better?", sentences=tuple(_what_changed(judged, bias))),
-        Answer(question="By whose judgement?", sentences=tuple(_by_whom(judged))),
+        Answer(question="By whose judgement?", sentences=tuple(_by_whom(judged, is_simulated, is_guarded))),
         Answer(question="How sure is that?", sentences=tuple(_how_sure(judged))),
-        Answer(question="Was training worth it?", sentences=tuple(_worth_it(judged, best_of, previous))),
+        Answer(question="Was training worth it?", sentences=tuple(_worth_it(judged, best_of))),
     ]
     return [answer for answer in answers if answer.sentences]
 
@@ -239,40 +258,55 @@ def story(judged: dict[str, list[Judged]], best_of: int | None, bias: dict[str, 
 def _what_changed(judged: dict[str, list[Judged]], bias: dict[str, Judged]) -> list[str]:
     sentences = []
     for split, found in judged.items():
-        told = [_told(each) for each in _headline_measures(found)]
+        told = [_told(each) for each in headline_measures(found)]
         if told:
-            sentences.append(f"{_capital(_short(split))}: {'; '.join(told)}.")
-    if bias:
-        split, each = next(iter(bias.items()))
-        sentences.append(f"Planted bias, {_short(split)}: {_told(each)}.")
+            sentences.append(f"{_capital(short(split))}: {'; '.join(told)}.")
+    for split, each in bias.items():
+        size = f"{count(each.gain.clusters, 'prompt')}, {count(each.gain.n, 'picture')}"
+        few = each.gain.clusters < LEAST_CLUSTERS
+        told = f"{lower(each.measure.name)}{levels(each) or ','} too few prompts to say" if few else _told(each)
+        sentences.append(f"Planted bias, {short(split)} ({size}): {told}.")
     return sentences
 
 
-def _headline_measures(found: Sequence[Judged]) -> list[Judged]:
+def headline_measures(found: Sequence[Judged]) -> list[Judged]:
     reward = learned(found)
     return _essential(independent(found)) or ([reward] if reward else [])
 
 
 def _told(each: Judged) -> str:
-    levels = ""
-    if each.measure.is_share and each.reference is not None and each.policy is not None:
-        levels = f" {number(100 * each.reference.mean, 0)} → {level(each.measure, each.policy.mean)},"
-    return f"{_lower(each.measure.name)}{levels} {ruler(each).with_interval(each.gain)}, {CHANGES[each.change]}"
+    return f"{lower(each.measure.name)}{levels(each)} {ruler(each).with_interval(each.gain)}, {CHANGES[each.change]}"
 
 
-def _by_whom(judged: dict[str, list[Judged]]) -> list[str]:
+def levels(each: Judged) -> str:
+    if not each.measure.is_share or each.reference is None or each.policy is None:
+        return ""
+    return f" {number(100 * each.reference.mean, 0)} → {level(each.measure, each.policy.mean)},"
+
+
+def _by_whom(judged: dict[str, list[Judged]], is_simulated: bool, is_guarded: bool) -> list[str]:
     found = next(found for found in judged.values() if found)
     judges, reward = independent(found), learned(found)
     sentences = []
     if any(each.measure.is_share for each in judges):
-        sentences.append("A verifier reads each picture; taste is a fixed rule. No training step sees either.")
+        sentences.append(
+            "By gold: a verifier, which is a program that reads each picture, and taste, a fixed rule. "
+            "No training step sees either."
+        )
     elif any(each.measure.is_gold for each in judges):
-        sentences.append("Taste is a fixed rule that no training step sees.")
+        sentences.append("By gold: taste, a fixed rule that no training step sees.")
     elif judges:
         names = listed(each.measure.name for each in judges)
         sentences.append(f"{names}, which training did not use; these prompts have no gold score.")
     else:
         sentences.append("The learned reward alone: these prompts have no gold score. Compare the pictures yourself.")
+    if judges and judges[0].measure.is_gold and is_simulated:
+        sentences.append(
+            "The simulated raters answer by the same rules, with noise: a rise shows that the loop works, not that "
+            "people like the pictures."
+        )
+    if judges and is_guarded:
+        sentences.append("The guard looks at them too, to stop training and to choose the policy that is kept.")
     if reward is not None and judges:
         moved = ruler(reward).mean(reward.gain)
         sentences.append(f"The learned reward, which training climbs, moved {moved}: {_agreement(reward, judges)}.")
@@ -289,31 +323,32 @@ def _agreement(reward: Judged, judges: Sequence[Judged]) -> str:
     if fell:
         return f"but {listed(fell)} fell, which is what reward hacking looks like"
     if rose:
-        return f"{listed(rose)} rose with it, so no sign of reward hacking"
+        stayed = [each.measure.noun for each in _essential([j for j in judges if j.change == "unclear"])]
+        return f"{listed(rose)} rose with it{f'; {listed(stayed)} did not' if stayed else ''}"
     return f"{'gold does' if judges[0].measure.is_gold else 'they do'} not confirm it yet"
 
 
 def _how_sure(judged: dict[str, list[Judged]]) -> list[str]:
     sizes = [(split, found[0].gain) for split, found in judged.items() if found]
-    told = [f"{count(gain.clusters, _short(split) + ' prompt')} ({count(gain.n, 'picture')})" for split, gain in sizes]
+    told = [f"{count(gain.clusters, short(split) + ' prompt')} ({count(gain.n, 'picture')})" for split, gain in sizes]
     shown = sum(len(found) for found in judged.values())
     sentences = [f"{_capital(listed(told))}, drawn by both models from the same seeds."]
     if any(math.isfinite(each.gain.low) for found in judged.values() for each in found):
         sentences.append(
-            f"Brackets are 95{_THIN}% intervals over prompts. Each of the {shown} stands alone: about one in "
-            "twenty misses."
+            f"Brackets are 95{_THIN}% intervals over prompts. Each of the {shown} intervals stands alone: about one in "
+            "twenty misses the truth."
         )
     few = [split for split, gain in sizes if 1 < gain.clusters < FEW_PROMPTS]
     if few:
         sentences.append(
-            f"Few {listed(_short(split) for split in few)} prompts, so the intervals are wide: Student’s t."
+            f"Few {listed(short(split) for split in few)} prompts, so the intervals are wide: Student’s t."
         )
     return sentences
 
 
-def _worth_it(judged: dict[str, list[Judged]], best_of: int | None, previous: int) -> list[str]:
+def _worth_it(judged: dict[str, list[Judged]], best_of: int | None) -> list[str]:
     split, found = next((split, found) for split, found in judged.items() if found)
-    shown = _headline_measures(found)
+    shown = headline_measures(found)
     ways: dict[Change, str] = {
         "up": "ahead",
         "down": "behind",
@@ -321,30 +356,23 @@ def _worth_it(judged: dict[str, list[Judged]], best_of: int | None, previous: in
         "unknown": "cannot say",
     }
     against = [
-        f"{_lower(each.measure.name)} {ruler(each).with_interval(each.over_best)}, {ways[change(each.over_best)]}"
+        f"{lower(each.measure.name)} {ruler(each).with_interval(each.over_best)}, {ways[change(each.over_best)]}"
         for each in shown
         if each.over_best is not None
     ]
-    since = [
-        f"{_lower(each.measure.name)} {ruler(each).with_interval(each.since_last)}, {CHANGES[change(each.since_last)]}"
-        for each in shown
-        if each.since_last is not None
+    if not against or not best_of:
+        return []
+    return [
+        f"Against the best of {best_of} of the reference’s pictures by learned reward, which costs no training but "
+        f"{best_of} drawn for each one kept, {short(split)}: {'; '.join(against)}."
     ]
-    sentences = []
-    if against and best_of:
-        sentences.append(
-            f"Against the reference’s best of {best_of} by learned reward, {_short(split)}: {'; '.join(against)}."
-        )
-    if since:
-        sentences.append(f"Since round {previous}, {_short(split)}: {'; '.join(since)}.")
-    return sentences
 
 
 def _where(split: str) -> str:
     return _ON.get(split, f"on prompts of the split {split}")
 
 
-def _short(split: str) -> str:
+def short(split: str) -> str:
     return {"held_out": "held-out", "train": "trained-on"}.get(split, split)
 
 
@@ -352,5 +380,5 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _lower(text: str) -> str:
+def lower(text: str) -> str:
     return text[:1].lower() + text[1:]

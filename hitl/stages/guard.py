@@ -1,12 +1,13 @@
 """Looks at the policy while it is trained, and ends a training that does harm: `data.guard` is the rule."""
 
 import contextlib
+import hashlib
 import json
 import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from data.checkpoints import sha256_of_weights
 from data.evaluation import distances_within
 from data.guard import Look, Rule, Verdict
+from data.judged_images import JudgedImages
 from data.workspace import write_atomically
 from data.world.taste import taste
 from data.world.verifier import judge
 from hitl.config import GOLD, RunConfig
+from hitl.core.errors import WorkspaceError
 from hitl.stages.judges import load_judge
 from hitl.stages.stage import Desk, Stage
 from reward_models.backbone import Backbone
@@ -38,7 +42,8 @@ _FILE = "looks.json"
 @dataclass(slots=True)
 class Guard:
     """One round's, as `rl.train.Watch`. What it saw and decided is in `train/guard/looks.json`, so that a run that was
-    killed goes on with it; beside it stands the state of the best policy so far."""
+    killed goes on with it; beside it stand the state of the best policy so far, and in the end the pictures of the one
+    that is kept, from which the next round starts."""
 
     stage: Stage
     family: Family
@@ -107,19 +112,35 @@ class Guard:
         # Not there where a run that was killed after this has put it in place already.
         return path if self.keeps != self.epoch and path.exists() else None
 
-    def tidy(self) -> None:
-        """Let go of the kept state, which is in its place."""
-        for path in self.folder.glob("state-*.pt"):
-            path.unlink()
+    def tidy(self, checkpoint: str) -> None:
+        """Let go of the kept state, which is in its place, and of all pictures but those of the kept policy, whose
+        weights hash to `checkpoint`."""
+        kept = self.epoch if self.keeps is None else self.keeps
+        found = JudgedImages.read(self._seen(kept)) if self.looks else None
+        if found is not None:
+            _save(replace(found, checkpoint=checkpoint), self._kept_pictures(self.stage.round))
+        unused = [*self.folder.glob("state-*.pt"), *self.folder.glob("seen-*.npz")]
+        if before := self.stage.inputs["policy_round"]:
+            unused.append(self._kept_pictures(before))
+        for path in unused:
+            path.unlink(missing_ok=True)
 
     # -- a look --------------------------------------------------------------------------------------------------
 
     def _take(self, epoch: int) -> None:
-        images = self._draw()
+        images = self._drawn_before() if epoch == 0 else None
+        if images is None:
+            images = self._draw()
+        ids = tuple(prompt["prompt_id"] for prompt, _ in self._wanted())
+        indices = tuple(index for _, index in self._wanted())
+        _save(
+            JudgedImages(images=images.numpy(), prompt_ids=ids, indices=indices, checkpoint=""),
+            self._seen(epoch),
+        )
         texts = [prompt["text"] for prompt, _ in self._wanted()]
         look = Look(
             epoch=epoch,
-            prompts=tuple(prompt["prompt_id"] for prompt, _ in self._wanted()),
+            prompts=ids,
             reward=tuple(self.reward(images, texts).tolist()),
             judges={name: tuple(ask(images, texts).tolist()) for name, ask in self.judges.items()},
             diversity=self._diversity(images),
@@ -141,7 +162,7 @@ class Guard:
     def _draw(self) -> UInt8[Tensor, "batch 3 height width"]:
         config = self.stage.config
         wanted = self._wanted()
-        return draw(
+        images = draw(
             self.family,
             [prompt["text"] for prompt, _ in wanted],
             steps=config.evaluate.steps,
@@ -150,6 +171,15 @@ class Guard:
             seeds=[(config.project.seed, STAGE, prompt["prompt_id"], index) for prompt, index in wanted],
             batch_size=config.draw.batch_size,
         )
+        return images.contiguous()  # as they come from their file: another layout rounds otherwise
+
+    def _drawn_before(self) -> UInt8[Tensor, "batch 3 height width"] | None:
+        """Those of the policy that this round starts from, where the round that made it looked at the same."""
+        number = self.stage.inputs["policy_round"]
+        found = JudgedImages.read(self._kept_pictures(number)) if number else None
+        if found is None or found.checkpoint != sha256_of_weights(self.stage.checkpoint(number)):
+            return None
+        return torch.from_numpy(found.images)
 
     @torch.no_grad()
     def _diversity(self, images: UInt8[Tensor, "batch 3 height width"]) -> dict[str, float]:
@@ -189,6 +219,28 @@ class Guard:
     def _state(self, epoch: int) -> Path:
         return self.folder / f"state-{epoch:04d}.pt"
 
+    def _seen(self, epoch: int) -> Path:
+        """The pictures of a look whose policy may be kept."""
+        return self.folder / f"seen-{epoch:04d}-{self._depends_on()}.npz"
+
+    def _kept_pictures(self, number: int) -> Path:
+        """Those of the policy that a round kept."""
+        return self.stage.workspace.stage_dir(number, self.stage.name) / STAGE / f"kept-{self._depends_on()}.npz"
+
+    def _depends_on(self) -> str:
+        """A name for all that makes a look's pictures beside the policy."""
+        config = self.stage.config
+        depends_on = [
+            config.project.seed,
+            asdict(config.model),
+            config.evaluate.steps,
+            config.sample.guidance,
+            config.draw.batch_size,
+            config.guard.images_per_prompt,
+            self.prompts,
+        ]
+        return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()[:16]
+
     def _hold_best(self) -> None:
         """Keep the training's state where this look is the best so far, in place of that of the one before."""
         best, path = self.rule.best(self.looks, self.refused), self.stage.folder / "policy" / "state.pt"
@@ -202,7 +254,7 @@ class Guard:
                 shutil.copyfile(path, copy)
 
     def _write(self) -> None:
-        """The record, and then let go of the states that it does not name."""
+        """The record, and then let go of the states and pictures that may not be kept."""
         content = {
             "pictures": self._pictures(),
             "looks": [look.to_dict() for look in self.looks],
@@ -212,9 +264,10 @@ class Guard:
             "keeps": self.keeps,
         }
         write_atomically(self.folder / _FILE, json.dumps(content).encode())
-        best = self._state(self.rule.best(self.looks, self.refused).epoch)
-        for path in self.folder.glob("state-*.pt"):
-            if path != best:
+        best = self.rule.best(self.looks, self.refused).epoch
+        needed = {self._state(best), self._seen(best), self._seen(self.epoch)}
+        for path in [*self.folder.glob("state-*.pt"), *self.folder.glob("seen-*.npz")]:
+            if path not in needed:
                 with contextlib.suppress(OSError):
                     path.unlink()
 
@@ -266,6 +319,12 @@ class Guard:
         if kept != self.epoch:
             return f"Of the policies that were looked at, {whose} is kept: judged better than the last, beyond noise."
         return ""
+
+
+def _save(found: JudgedImages, path: Path) -> None:
+    """A full disk ends no training over pictures that can be drawn again."""
+    with contextlib.suppress(WorkspaceError):
+        found.save(path)
 
 
 def make_guard(stage: Stage, desk: Desk, family: Family, reward: Reward) -> Guard | None:

@@ -78,19 +78,20 @@ def run(stage: Stage, desk: Desk) -> None:
     write_atomically(policy / "policy.json", json.dumps({"round": stage.round} | origin, indent=2).encode())
     write_atomically(policy / "README.md", model_card(stage, family).encode())
     seen = guard.result() if guard is not None else None
+    checkpoint = sha256_of_weights(policy)
     is_stopped = seen is not None and bool(seen["reason"])
     epochs = seen["epoch"] if seen is not None and is_stopped else config.train.epochs
     stage.finish(
         {
             "epochs": epochs,
             "images": 0 if isinstance(algorithm, Preference | BestOfN) else _images(config.train, epochs),
-            "checkpoint": sha256_of_weights(policy),
+            "checkpoint": checkpoint,
             "origin": origin,
             "guard": seen,
         }
     )
     if guard is not None:
-        guard.tidy()
+        guard.tidy(checkpoint)
 
 
 def _origin(stage: Stage, desk: Desk, algorithm: Algorithm) -> dict[str, Any]:

@@ -2,29 +2,39 @@
 
 import io
 import json
+import os
 import random
+import tarfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image as Picture
 from scipy import stats
 
 from apps.session import RatingDesk
-from data.backup import belongs
 from data.blind import is_for_judging
 from data.integrity import check
 from data.records import Prompt
 from data.store import Store
+from data.study_tasks import making_alone
 from data.workspace import Workspace
 from hitl.commands import apart
+from hitl.commands.hub import running_hub
 from hitl.config import load_config
+from hitl.core.errors import WorkerError
 from hitl.core.live import Live
 from hitl.rounds import Hub, Round, _drawn, _probe
+from hitl.stages import study as study_stage
+from hitl.stages.stage import Desk, Stage
+from rl.rollout import draw
 from tests.command import Hitl, run_hitl
 from tests.facts import a_rater, a_rating, a_task, everything, fill
+from tests.people import agree
 
 pytestmark = pytest.mark.long
 
@@ -127,10 +137,25 @@ def test_a_study_of_two_folders_from_its_beginning_to_its_result(hitl: Hitl, tmp
     assert quality["by_rater"] == pytest.approx(dict(zip(("rater-001", "rater-002", "rater-003"), shares, strict=True)))
     assert quality["sd_of_raters"] == pytest.approx(stats.tstd(shares))
     told = hitl("study", "result")[1]
-    assert belongs("studies/which/study.json")  # to a backup
     assert "quality, which looks better: B is better." in told
     assert "alignment, which shows the text more exactly: even: no difference was found." in told
     assert "It is not finished" not in told
+
+
+def test_a_backup_has_what_is_told_of_a_study_and_nothing_of_one_that_is_being_made(hitl: Hitl, tmp_path: Path):
+    hitl("study", "new", str(a_folder(tmp_path / "a", 1)), str(a_folder(tmp_path / "b", 2)), *VOTES)
+    for name in ("drawn-x/a.png", "made.json"):
+        path = tmp_path / "w" / "studies" / "study-2" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+    (tmp_path / "w" / "imports").mkdir()
+    (tmp_path / "w" / "imports" / "now-refused.jsonl").write_text("{}\n")
+    assert hitl("backup", str(tmp_path / "w.tar"))[0] == 0
+    with tarfile.open(tmp_path / "w.tar") as tar:
+        names = {name for name in tar.getnames() if name.split("/")[0] in ("studies", "imports")}
+    assert names == {"studies/study-1/study.json", "imports/now-refused.jsonl"}
+    assert hitl("restore", str(tmp_path / "w.tar"), "-w", str(tmp_path / "again"))[0] == 0
+    assert (tmp_path / "again" / "studies" / "study-1" / "study.json").exists()
 
 
 def test_what_one_rater_says_and_what_simulated_ones_say_is_said(hitl: Hitl, tmp_path: Path):
@@ -222,6 +247,90 @@ def test_a_name_is_used_once_and_the_next_one_has_a_number(hitl: Hitl, tmp_path:
     assert hitl("study", "result")[0] != 0  # which of the two is not said
     names = [each["name"] for each in json.loads(hitl("study", "status", "--json")[1])["studies"]]
     assert names == ["study-1", "study-2"]
+
+
+# -- while a hub runs -------------------------------------------------------------------------------------------------
+
+
+def test_people_who_rate_are_asked_for_a_study_that_is_made_meanwhile(hitl: Hitl, tmp_path: Path):
+    """By a page that has been told before that there is nothing to rate."""
+    a, b = str(a_folder(tmp_path / "a", 1)), str(a_folder(tmp_path / "b", 2))
+    with running_hub(None, ["server.port=0"], create=False) as served:
+        served.hub.live.enter("rate", "Waiting for ratings")
+        rater = httpx.Client(base_url=served.server.url, trust_env=False)
+        rater.post("/api/join", json={"name": "Ann"}).raise_for_status()
+        agree(rater)
+        assert rater.get("/api/tasks").json()["tasks"] == []
+        code, out, err = hitl("study", "new", a, b, *VOTES)
+        assert (code, err) == (0, "")
+        assert "People who rate now are asked when they have nothing else to rate." in " ".join(out.split())
+        offered = rater.get("/api/tasks").json()["tasks"]
+        assert offered
+        assert {task["kind"] for task in offered} <= {"alignment", "quality"}
+        assert len(served.hub.store.study_tasks("study-1")) == 32
+        standing = hitl("study", "status")[1]
+        assert standing.startswith("study-1: b (B) against a (A); votes on alignment 0 of 16")
+        assert "People who rate now are asked" in standing
+        code, _, err = hitl("study", "new", a, b, *VOTES, "--name", "study-1")
+        assert (code, "There is a study 'study-1' already." in err) == (2, True)
+        rater.close()
+    assert "Next: hitl serve -w" in hitl("study", "status")[1]
+    with open_store(tmp_path) as store:
+        assert len(store.study_tasks()) == 32
+        assert check(Workspace(tmp_path / "w"), store).differences == []
+
+
+def test_a_hub_takes_in_what_a_command_made_and_nothing_else(hitl: Hitl, tmp_path: Path):
+    (tmp_path / "made.json").write_text("{}")
+    with running_hub(None, ["server.port=0"], create=False) as served:
+        hub = httpx.Client(base_url=served.server.url, trust_env=False)
+        assert hub.post("/api/studies", json={"name": "x"}).status_code == 403
+        hub.headers["Authorization"] = f"Bearer {served.token}"
+        for name, message in (("x", "No study 'x' is made"), ("../..", "cannot be a study's name"), ("", "is made")):
+            told = hub.post("/api/studies", json={"name": name})
+            assert told.status_code == 400
+            assert message in told.json()["error"]
+        assert served.hub.store.study_tasks() == []
+        hub.close()
+
+
+def test_a_round_that_made_its_tasks_at_the_same_time_keeps_all_of_them(hitl: Hitl, tmp_path: Path):
+    """It counts from those that it saw, of which a study is none."""
+    first = a_task("r0001-00000")
+    with open_store(tmp_path) as store:
+        fill(store, first)
+        store.start_round(1, "sha")
+        seen = len(store.tasks(1))
+    hitl("study", "new", str(a_folder(tmp_path / "a", 1)), str(a_folder(tmp_path / "b", 2)), *VOTES)
+    with open_store(tmp_path) as store:
+        assert len(store.tasks(1)) == seen + 32
+        more = [replace(first, task_id=f"r0001-{number:05d}") for number in range(seen, seen + 40)]
+        assert store.add_tasks(more) == 40
+
+
+def test_two_studies_are_not_made_at_the_same_time(hitl: Hitl, tmp_path: Path):
+    a, b = str(a_folder(tmp_path / "a", 1)), str(a_folder(tmp_path / "b", 2))
+    with making_alone(Workspace(tmp_path / "w")):
+        code, _, err = hitl("study", "new", a, b, *VOTES)
+    assert (code, "Another `hitl study new` is at work" in err) == (1, True)
+    assert hitl("study", "new", a, b, *VOTES)[0] == 0
+
+
+def test_a_study_that_was_cut_off_while_it_was_taken_in_is_made_as_if_it_had_not_been(
+    hitl: Hitl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    words = ("study", "new", str(a_folder(tmp_path / "a", 1)), str(a_folder(tmp_path / "b", 2)), *VOTES)
+    with monkeypatch.context() as patched:
+
+        def cut(store: Store, tasks: Any) -> None:
+            raise WorkerError("cut off", hint="again")
+
+        patched.setattr(Store, "add_tasks", cut)
+        assert hitl(*words)[0] == 1
+    assert hitl(*words)[0] == 0
+    with open_store(tmp_path) as store:
+        assert ({task.study for task in store.study_tasks()}, len(store.study_tasks())) == ({"study-1"}, 32)
+        assert len(store.images()) == 32
 
 
 # -- models -----------------------------------------------------------------------------------------------------------
@@ -341,3 +450,68 @@ def test_a_round_goes_on_beside_a_study_and_learns_from_none_of_it(hitl: Hitl, t
         own = {image.image_id for image in store.images(1) if not is_for_judging(image)}
         assert len(own) == 2
         assert {each["image_id"] for each in [*_drawn(round), *_probe(round)]} == own
+
+
+# -- drawn by the real stage ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def draws(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Batches that the stage drew, in this process. What stands there as -1 is a kill at that one."""
+    drawn: list[int] = []
+
+    class InThisProcess:
+        def run(self, spec: Path, metrics: Path, on_progress: Any) -> None:
+            study_stage.run(Stage.read(spec), Desk())
+
+        def stop(self) -> None:
+            pass
+
+    def counted(family: Any, prompts: Any, **told: Any) -> Any:
+        if drawn and drawn[0] == -len(drawn):
+            raise WorkerError("The worker died.", hint="Run the same command again.")
+        drawn.append(len(prompts))
+        return draw(family, prompts, **told)
+
+    monkeypatch.setattr(apart, "Worker", InThisProcess)
+    monkeypatch.setattr(study_stage, "draw", counted)
+    return drawn
+
+
+def test_drawing_that_was_cut_off_goes_on_where_it_was(
+    hitl: Hitl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, draws: list[int]
+):
+    """Of two sides with two batches each the second side's first is cut off. The study is that of another workspace
+    where nothing was; and with other settings nothing is used of what was drawn."""
+
+    def new(*more: str) -> int:
+        few = ("prompts.held_out_per_task=1", "evaluate.steps=2", "draw.batch_size=3")
+        settings = [part for each in few for part in ("--set", each)]
+        return hitl("study", "new", "reference", "reference", "--votes", "5", "--raters", "1", *settings, *more)[0]
+
+    def asked() -> list[tuple[str, tuple[str, ...]]]:
+        with Store.open(Workspace(Path(os.environ["HITL_WORKSPACE"]))) as store:
+            return [(task.kind, task.image_ids) for task in store.study_tasks()]
+
+    def cut_off() -> None:
+        draws[:] = [-3]
+        assert new() == 1
+        assert draws == [-3, 3, 2]
+        draws.clear()
+
+    cut_off()
+    assert new() == 0
+    assert draws == [3, 2]
+    goes_on = asked()
+    assert not [*(tmp_path / "w" / "studies").rglob("*.png")]
+    monkeypatch.setenv("HITL_WORKSPACE", str(tmp_path / "undisturbed"))
+    assert hitl("init")[0] == 0
+    draws.clear()
+    assert new() == 0
+    assert draws == [3, 2, 3, 2]
+    assert asked() == goes_on
+    monkeypatch.setenv("HITL_WORKSPACE", str(tmp_path / "other settings"))
+    assert hitl("init")[0] == 0
+    cut_off()
+    assert new("--set", "evaluate.steps=3") == 0
+    assert draws == [3, 2, 3, 2]

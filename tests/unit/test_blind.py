@@ -1,21 +1,24 @@
 """Blind comparisons that a round mixes into the next one's tasks: pictures, tasks, and what is made of the answers."""
 
 import io
+import math
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image as Picture
+from scipy import stats
 
-from data.blind import blind_tasks, is_for_judging
-from data.bootstrap import interval
+from data.blind import blind_tasks, is_for_judging, reward_agreement
+from data.evaluation import ImageScore, write_scores
 from data.judged_images import JudgedImages
-from data.records import Image, Judgement, Prompt, Task
+from data.records import Image, Judgement, Prompt, Rater, Rating, Task
 from data.store import Store
 from data.validation import check_task
 from data.win_rates import blind_win_rates
@@ -253,20 +256,117 @@ def a_judgement(prompt: str, rater: str, outcome: Any, other: str = "reference")
 
 
 def test_win_rates_by_hand_with_intervals_over_prompts_and_over_raters():
-    """Ann wins 1 + 1/2 + 1, Bob 0 + 1: 3.5 of 5, of three prompts, by two raters. Another opponent is another row."""
-    said = [("p", "ann", "a"), ("q", "ann", "tie"), ("s", "ann", "a"), ("p", "bob", "b"), ("q", "bob", "a")]
+    """Ann wins 1 + 1/2 + 1 + 0 + 0, Bob 0 + 1: 3.5 of 7, of five prompts, by two raters.
+
+    Another opponent is another row.
+    """
+    said = [("p", "ann", "a"), ("q", "ann", "tie"), ("s", "ann", "a"), ("t", "ann", "b"), ("u", "ann", "b")]
+    said += [("p", "bob", "b"), ("q", "bob", "a")]
     votes = [a_judgement(*each) for each in said]
     first, second = blind_win_rates([*votes, a_judgement("p", "ann", "b", "policy of round 1")])
-    assert (first.model, first.other, first.ties) == ("policy of round 2", "reference", 1 / 5)
-    assert (first.over_prompts.mean, first.over_prompts.n, first.over_prompts.clusters) == (3.5 / 5, 5, 3)
-    assert (first.over_raters.mean, first.over_raters.n, first.over_raters.clusters) == (3.5 / 5, 5, 2)
-    credit = np.array([1, 0.5, 1, 0, 1])
-    over_prompts = interval(credit, np.array(["p", "q", "s", "p", "q"]), seed=0)
-    assert first.over_prompts == replace(over_prompts, low=max(over_prompts.low, 0), high=min(over_prompts.high, 1))
-    # By Student's t of two raters' sums it would reach from -0.74 to 2.14, but a share does not.
-    assert (first.over_raters.low, first.over_raters.high) == (0.0, 1.0)
+    assert (first.model, first.other, first.ties) == ("policy of round 2", "reference", 1 / 7)
+    assert (first.over_prompts.mean, first.over_prompts.n, first.over_prompts.clusters) == (3.5 / 7, 7, 5)
+    assert (first.over_raters.mean, first.over_raters.n, first.over_raters.clusters) == (3.5 / 7, 7, 2)
+    # What each prompt's votes are away from 1/2: 0, 1/2, 1/2, -1/2, -1/2. Student's t of four degrees of freedom.
+    half = 2.776445 * math.sqrt(5 / 4 * 4 * 0.25) / 7
+    assert (first.over_prompts.low, first.over_prompts.high) == pytest.approx((0.5 - half, 0.5 + half))
+    # Both raters are even: another kind, of whom there may be 84 %, may not be among two.
+    assert (first.over_raters.low, first.over_raters.high) == pytest.approx((0.5 * 0.025**0.5, 1 - 0.5 * 0.025**0.5))
     assert (second.other, second.over_prompts.mean, second.over_prompts.n) == ("policy of round 1", 0.0, 1)
     assert np.isnan(second.over_raters.low)
+
+
+@pytest.mark.parametrize("prompts", [5, 12, 40])
+def test_votes_that_are_all_alike_leave_open_what_so_few_prompts_do_not_show(prompts: int):
+    """All won or all lost: Clopper and Pearson's ends. All ties: half as far to either side."""
+    names = [f"p{n}" for n in range(prompts)]
+    ends = {}
+    for outcome in ("a", "b", "tie"):
+        votes = [a_judgement(name, rater, outcome) for name in names for rater in ("ann", "bob")]
+        (found,) = blind_win_rates(votes)
+        ends[outcome] = found.over_prompts.low, found.over_prompts.high
+    exact = stats.binomtest(prompts, prompts).proportion_ci(0.95, method="exact")
+    assert ends["a"] == pytest.approx((exact.low, 1.0))
+    assert ends["b"] == pytest.approx((0.0, 1 - exact.low))
+    assert ends["tie"] == pytest.approx((0.5 * exact.low, 1 - 0.5 * exact.low))
+
+
+def test_of_fewer_than_five_prompts_a_win_rate_has_no_interval():
+    (found,) = blind_win_rates([a_judgement(name, "ann", "tie") for name in "pqst"])
+    assert (found.over_prompts.mean, found.over_prompts.clusters) == (0.5, 4)
+    assert np.isnan([found.over_prompts.low, found.over_prompts.high]).all()
+
+
+# -- and the reward model that the policy was trained on ---------------------------------------------------------------
+
+
+def scores_of(workspace: Workspace, rewards: dict[tuple[str, str, int], float]) -> None:
+    rows = [
+        ImageScore(
+            subject=subject,
+            prompt_id=prompt_id,
+            prompt="",
+            task="",
+            split="held_out",
+            index=index,
+            values={"reward": value},
+        )
+        for (subject, prompt_id, index), value in rewards.items()
+    ]
+    write_scores(workspace.stage_dir(2, "evaluate") / "scores.parquet", rows)
+
+
+def test_the_reward_model_is_held_against_blind_votes_on_its_policys_pictures(hub: Hub):
+    """It likes the policy's pictures more than the reference's, and less than the last policy's, but for one picture.
+
+    Against the reference people prefer the policy's twice, the reference's once, and once nobody: 2 of 3 right. Against
+    the last policy they prefer the policy's on the first prompt, where the scores are equal, and the last one's on two:
+    2.5 of 3. Together 4.5 of 6 decided votes, on three prompts.
+    """
+    images, tasks = make(hub.workspace, share=1.0, tasks=100)
+    hub.store.start_round(3, "sha")
+    hub.store.add_images(images)
+    hub.store.add_rater(Rater(rater_id="ann", name="Ann", kind="human", created_at=datetime.now(UTC)))
+    assert reward_agreement(hub.workspace, hub.store, 3) is None
+    order = sorted(HELD_OUT)
+    chosen: dict[tuple[str, str], Task] = {(task.prompt_id, (task.models or ("", ""))[1]): task for task in tasks}
+    said = {
+        "reference": ("left", "left", "right", "tie"),
+        "policy of round 1": ("left", "right", "right", None),
+    }
+    index = {image.image_id: image.provenance["index"] for image in images}
+    rewards = {}
+    for other, choices in said.items():
+        for prompt_id, choice in zip(order, choices, strict=True):
+            if choice is None:
+                continue
+            task = chosen[prompt_id, other]
+            hub.store.add_tasks([task])
+            hub.store.add_rating(rating_of(task, choice))
+            place = index[task.image_ids[0]]
+            rewards["policy", prompt_id, place] = 1.0
+            even = prompt_id == order[0]
+            subject = "reference" if other == "reference" else "previous"
+            rewards[subject, prompt_id, place] = 0.0 if other == "reference" else 1.0 if even else 2.0
+    scores_of(hub.workspace, rewards)
+    found = reward_agreement(hub.workspace, hub.store, 3)
+    assert found is not None
+    assert (found.mean, found.n, found.clusters) == (pytest.approx(4.5 / 6), 6, 3)
+
+
+def rating_of(task: Task, choice: str) -> Rating:
+    return Rating(
+        rating_id=f"rating of {task.task_id}",
+        task_id=task.task_id,
+        rater_id="ann",
+        kind="pairwise",
+        payload={"choice": choice},
+        image_ids=task.image_ids,
+        dwell_ms=900,
+        client_time="2026-11-20T13:00:00+01:00",
+        server_time=datetime.now(UTC),
+        app_version="0.1.0",
+    )
 
 
 def test_an_image_that_was_drawn_to_learn_from_is_not_for_judging():

@@ -92,3 +92,11 @@ def test_pictures_and_their_values_come_back_and_a_torn_file_is_no_file(tmp_path
     (tmp_path / "it.npz").write_bytes(whole[: len(whole) // 2])
     assert JudgedImages.read(tmp_path / "it.npz") is None
     assert JudgedImages.read(tmp_path / "none.npz") is None
+    chance, damaged = np.random.default_rng(0), []
+    for place in chance.integers(0, len(whole), 500):  # in the archive's own records, in numpy's headers, in the pixels
+        torn = bytearray(whole)
+        torn[place] ^= 1 << int(chance.integers(8))
+        (tmp_path / "it.npz").write_bytes(torn)
+        damaged.append(JudgedImages.read(tmp_path / "it.npz"))
+    assert None in damaged
+    assert all(np.array_equal(each.images, pixels) for each in damaged if each is not None)

@@ -104,6 +104,13 @@ def test_what_did_not_clearly_fall_goes_on(by: list[float]):
     assert Rule(looks=1).decide(look(0, START), look(5, moved(by), reward=0.4)) == Verdict()
 
 
+@pytest.mark.parametrize(("by", "reason"), [(-0.03, ""), (-0.06, "harm")])
+def test_a_fall_that_nobody_sees_does_not_count_however_sure(by: float, reason: str):
+    """0.06 and 0.12 standard deviations on all prompts but for 0.002: the least that counts is 0.1."""
+    found = Rule(looks=1).decide(look(0, START), look(5, moved([by + 0.001 * (-1) ** i for i in range(8)])))
+    assert found.reason == reason
+
+
 def test_a_fall_that_one_look_would_show_is_not_enough_for_one_of_many():
     """t = 2.6 on 7 degrees of freedom: beyond 2.36, the quantile of one look, and not beyond 4.03, of ten."""
     by = np.array([1.0, -1.0] * 4)

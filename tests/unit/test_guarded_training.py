@@ -1,8 +1,9 @@
 """A training that is watched: stopped where it does harm, the best policy kept, and cut off as if it had not been."""
 
 import json
+import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from data.checkpoints import sha256_of_weights
 from data.guard import Look, Rule
+from data.judged_images import JudgedImages
 from data.workspace import Workspace
 from hitl.config import load_config, parse_config
-from hitl.core.errors import ConfigError
+from hitl.core.errors import ConfigError, DiskFull
+from hitl.stages import guard as guards
 from hitl.stages.guard import Guard, make_guard
 from hitl.stages.stage import Desk, Stage
 from reward_models.backbone import Backbone
@@ -22,6 +26,7 @@ from reward_models.rewards.clip_score import ClipScore
 from rl.algorithms.dpok import Dpok
 from rl.config import SampleConfig, TrainConfig
 from rl.families.sd15 import StableDiffusion15
+from rl.rollout import draw
 from rl.train import train
 from tests.fixtures.tiny_pipeline import build_family
 
@@ -89,7 +94,14 @@ def a_guard(stage: Stage, family: StableDiffusion15, backbone: Backbone, judge: 
     )
 
 
-def trained(stage: Stage, guard: Any, family: StableDiffusion15, epochs: list[int] | None = None, cut: int = 0) -> Path:
+def trained(
+    stage: Stage,
+    guard: Any,
+    family: StableDiffusion15,
+    epochs: list[int] | None = None,
+    cut: int = 0,
+    start_from: Path | None = None,
+) -> Path:
     """Train against the brightness; the folder of the policy. `cut` dies while that epoch is told."""
     folder = stage.folder / "policy"
 
@@ -108,6 +120,7 @@ def trained(stage: Stage, guard: Any, family: StableDiffusion15, epochs: list[in
         SAMPLE,
         folder=folder,
         place=(0, 1),
+        start_from=start_from,
         on_epoch=on_epoch,
         watch=guard,
     )
@@ -161,8 +174,8 @@ def test_a_training_that_the_judge_agrees_with_ends_with_the_bits_of_an_unwatche
     assert same(trained(stage, guard, family), unwatched)
     assert (guard.result()["reason"], guard.result()["kept"], guard.result()["words"]) == ("", 4, "")
     assert [look["epoch"] for look in guard.result()["looks"]] == [0, 2, 4]
-    guard.tidy()
-    assert [path.name for path in guard.folder.iterdir()] == ["looks.json"]
+    guard.tidy(sha256_of_weights(stage.folder / "policy"))
+    assert sorted(path.name.split("-")[0] for path in guard.folder.iterdir()) == ["kept", "looks.json"]
 
 
 @pytest.mark.parametrize("cut", [1, 2])
@@ -278,6 +291,103 @@ def test_a_later_round_is_held_against_the_references_diversity_which_the_first_
     monkeypatch.setattr("hitl.stages.guard.draw", None)
     assert a_guard(second, family, backbone, darkness)._diversity_of_reference() == pytest.approx(expected)
     assert expected == pytest.approx(hacked[1].looks[0].diversity)
+
+
+# -- the pictures that the next round starts from ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=[brightness, darkness], ids=["kept the last", "kept the first"])
+def first_round(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, backbone: Backbone) -> Stage:
+    """One that is over, with the pictures of the policy that it kept."""
+    stage, family = a_stage(tmp_path_factory.mktemp("first")), build_family()
+    guard = a_guard(stage, family, backbone, request.param)
+    guard.tidy(sha256_of_weights(trained(stage, guard, family)))
+    assert guard.keeps == (4 if request.param is brightness else 0)
+    return stage
+
+
+def next_round(first: Stage, root: Path, **settings: Any) -> Stage:
+    shutil.copytree(first.workspace.root, root)
+    config = parse_config(asdict(first.config) | settings)
+    inputs = {"held_out": HELD_OUT, "policy_round": 1}
+    return replace(first, workspace=Workspace(root), round=2, config=config, inputs=inputs)
+
+
+def kept_pictures(stage: Stage) -> Path:
+    (path,) = stage.workspace.stage_dir(1, "train").glob("guard/kept-*.npz")
+    return path
+
+
+def test_the_next_round_starts_from_the_pictures_of_the_policy_that_was_kept(
+    tmp_path: Path, backbone: Backbone, first_round: Stage, monkeypatch: pytest.MonkeyPatch
+):
+    """The look at its start is, bit for bit, the one that draws them; the next look draws."""
+    drawn: list[int] = []
+
+    def counted(*given: Any, **told: Any) -> Tensor:
+        drawn.append(0)
+        return draw(*given, **told)
+
+    monkeypatch.setattr(guards, "draw", counted)
+    looks, draws = [], []
+    for name in ("with", "without"):
+        stage, family = next_round(first_round, tmp_path / name), build_family()
+        if name == "without":
+            kept_pictures(stage).unlink()
+        guard = a_guard(stage, family, backbone, darkness)
+        drawn.clear()
+        trained(stage, guard, family, start_from=stage.checkpoint(1))
+        looks.append(guard.looks)
+        draws.append(len(drawn))
+    assert looks[0] == looks[1]
+    assert len(looks[0]) > 1
+    assert draws == [len(looks[0]) - 1, len(looks[0])]
+
+
+def test_pictures_that_are_not_those_of_the_start_are_drawn_anew(
+    tmp_path: Path, backbone: Backbone, first_round: Stage
+):
+    def known(stage: Stage) -> bool:
+        return a_guard(stage, build_family(), backbone, darkness)._drawn_before() is not None
+
+    stage = next_round(first_round, tmp_path / "same")
+    assert known(stage)
+    assert not known(next_round(first_round, tmp_path / "larger batches", draw={"batch_size": 3}))
+    assert not known(next_round(first_round, tmp_path / "other seeds", project={"seed": 1}))
+    assert not known(replace(stage, inputs={"held_out": HELD_OUT, "policy_round": 0}))
+    path, weights = kept_pictures(stage), stage.checkpoint(1) / LORA_FILE
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert not known(stage)
+    path.write_bytes(whole)
+    assert known(stage)
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")  # as by a training that was done again
+    assert not known(stage)
+
+
+def test_the_round_after_lets_go_of_the_pictures_that_it_started_from(
+    tmp_path: Path, backbone: Backbone, first_round: Stage
+):
+    stage, family = next_round(first_round, tmp_path / "next"), build_family()
+    before = kept_pictures(stage)
+    guard = a_guard(stage, family, backbone, brightness)
+    guard.tidy(sha256_of_weights(trained(stage, guard, family, start_from=stage.checkpoint(1))))
+    assert not before.exists()
+    assert len([*guard.folder.glob("*.npz")]) == 1
+
+
+def test_a_disk_that_is_too_full_for_pictures_stops_no_training(
+    tmp_path: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch, hacked: tuple[Stage, Guard, list[int]]
+):
+    def no_room(found: JudgedImages, path: Path) -> None:
+        raise DiskFull(f"The disk is full: {path} could not be written.", hint="Free some space.")
+
+    monkeypatch.setattr(JudgedImages, "save", no_room)
+    stage, family = a_stage(tmp_path), build_family()
+    guard = a_guard(stage, family, backbone, darkness)
+    guard.tidy(sha256_of_weights(trained(stage, guard, family)))
+    assert guard.result() == hacked[1].result()
+    assert [path.name for path in guard.folder.iterdir()] == ["looks.json"]
 
 
 # -- who judges -------------------------------------------------------------------------------------------------------

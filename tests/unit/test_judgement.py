@@ -13,8 +13,9 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss
 
 from data.bootstrap import Interval, interval
+from data.ordering import is_right
 from reward_models.calibration import calibration, inverse_temperature, win_probability
-from reward_models.judgement import Pairs, ceiling, gain, is_right, judge, macro, mistakes, tie_aware
+from reward_models.judgement import Pairs, ceiling, gain, judge, macro, mistakes, tie_aware
 from reward_models.prognosis import ratings_needed
 
 

@@ -26,14 +26,18 @@ from data.win_rates import blind_win_rates
 from data.workspace import Workspace
 from hitl.commands import report
 from hitl.core.errors import WorkspaceError
-from hitl.report import build_report
+from hitl.report import build_report, words
+from hitl.report.advice import BY_VERDICT, advice
+from hitl.report.blind import Blind
 from hitl.report.files import read_round, read_rounds
-from hitl.report.judgement import change, judge_round
+from hitl.report.guards import guard_gaps, guard_looks
+from hitl.report.judgement import change, falls, judge_round, judge_tasks
 from hitl.report.pictures import is_crisp, rounds_shown, through_rounds
 from hitl.report.provenance import provenance
+from hitl.report.reward_agreement import reward_agreements
 from hitl.report.reward_page import reward_page
 from hitl.report.sections import distances, learning
-from hitl.report.words import Ruler, Verdict, duration, listed, number, story, tiny, verdict
+from hitl.report.words import Ruler, Verdict, duration, listed, number, percents, story, tiny, verdict
 from tests.fixtures.judged import make_scores, write_round
 
 
@@ -87,7 +91,7 @@ def told(workspace: Workspace, number: int) -> tuple[Verdict, str]:
     """The verdict and the story, without a page and its plots."""
     files = read_round(workspace, number)
     judged = judge_round(files)
-    answers = story(judged, files.best_of, {}, number - 1)
+    answers = story(judged, files.best_of, {})
     return verdict(judged, number), "\n".join(sentence for answer in answers for sentence in answer.sentences)
 
 
@@ -97,7 +101,7 @@ def test_a_clear_gain_on_held_out_prompts_is_called_better(workspace: Workspace)
     assert facts["verdict"]["word"] == "Better"
     assert "On prompts it never trained on, round 1’s pictures are exactly right more often" in page.text
     assert facts["judged"]["held_out"]["exact"]["change"] == "up"
-    assert "exact verdicts and taste rose with it, so no sign of reward hacking" in page.text
+    assert "exact verdicts and taste rose with it." in page.text
 
 
 def test_no_gain_is_called_no_clear_change(workspace: Workspace):
@@ -114,7 +118,7 @@ def test_a_reward_that_rises_while_gold_falls_is_called_reward_hacking(workspace
         word="Reward hacking",
         tone="bad",
         headline="The learned reward rose, but on prompts it never trained on, round 1’s pictures are exactly "
-        "right less often and further from the stated taste.",
+        "right less often and further from the stated taste (large shapes, light ground).",
     )
     assert "exact verdicts and taste fell, which is what reward hacking looks like" in text
 
@@ -203,7 +207,7 @@ def test_a_missing_round_is_named_and_the_rest_is_shown(workspace: Workspace):
     page, facts = built(workspace, 3)
     assert "Round 2 has no folder: the curves leave it out." in page.text
     assert list(facts["gains_by_round"]) == ["1", "3"]
-    assert "Since round" not in page.text
+    assert "Instead of round" not in page.text
 
 
 def test_half_a_round_gives_a_report_that_says_what_is_missing(workspace: Workspace):
@@ -270,6 +274,7 @@ def test_a_round_of_an_older_version_has_its_report_and_what_it_lacks_is_named(w
         f"Round 1 {lacks} and rewards that training did not use. `hitl evaluate 1` measures them.",
         f"Round 2 {lacks}, rewards that training did not use and the policy it started from. "
         "`hitl evaluate 2` measures them.",
+        "Nothing is known of how round 1 and round 2 fared while training: an older version kept no looks.",
     ]
 
 
@@ -363,10 +368,12 @@ def test_names_and_prompts_are_escaped(workspace: Workspace):
     assert "</pre><script>" in page.text
 
 
-def test_the_same_files_give_the_same_bytes_whatever_comes_later(workspace: Workspace):
+def test_the_same_files_give_the_same_bytes_whatever_comes_later_but_ratings_of_its_pictures(workspace: Workspace):
     folder = write_round(workspace, 1, make_scores("better"))
     first = [build_report(workspace, 1).read_bytes(), (folder / "report.json").read_bytes()]
-    write_round(workspace, 2, make_scores("worse"))
+    later = write_round(workspace, 2, make_scores("worse"))
+    for stage in ("rate", "fit"):
+        shutil.rmtree(later / stage)
     assert [build_report(workspace, 1).read_bytes(), (folder / "report.json").read_bytes()] == first
 
 
@@ -431,6 +438,86 @@ def test_numbers_of_the_page_against_a_bootstrap_and_a_t_test(workspace: Workspa
     assert found.mean == pytest.approx(gains.mean())
     low, high = stats.t.interval(0.95, len(prompts) - 1, gains.mean(), stats.sem(gains.mean(1)))
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.3 * (high - low))
+
+
+def picture_score(subject: str, prompt: int, index: int, split: str = "train", **values: float) -> ImageScore:
+    return ImageScore(
+        subject=subject,
+        prompt_id=f"p{prompt}",
+        prompt=f"prompt {prompt}",
+        task="count",
+        split=split,
+        index=index,
+        values=values,
+    )
+
+
+def ticks_of(svg: str) -> dict[float, float]:
+    """A panel's numbers on the y axis -> where their lines are."""
+    found = re.findall(
+        r'd="M [\d.]+ ([\d.]+) L [\d.]+ \1 "[^>]*var\(--line\)[^>]*/> </g> <g/> <g> <text[^>]*>([^<]+)<', svg
+    )
+    return {float(label.replace("−", "-")): float(y) for y, label in found}
+
+
+def test_levels_are_of_the_pictures_that_the_gain_is_of(workspace: Workspace):
+    """Two prompts by hand. The reference has four pictures of each, the policy the first two. Exactly right are of the
+    reference 1, 0, 1, 1 and 0, 0, 1, 1: of all eight 5/8, of the four that have a partner 1/4. Of the policy 1, 1 and
+    1, 0: 3/4. So +50 points, from 25 % to 75 %; the reference's deviation is that of 1, 0, 0, 0: sqrt(3)/4. Over the
+    reference's partners the best of 4 gains 0, 1 and 1, 1 where it is right in both prompts: 3/4.
+    """
+    right = {"reference": [[1, 0, 1, 1], [0, 0, 1, 1]], "previous": [[0, 0], [1, 0]], "policy": [[1, 1], [1, 0]]}
+    scores = [
+        picture_score(subject, p, i, exact=float(value), reward=float(i))
+        for subject, prompts in right.items()
+        for p, row in enumerate(prompts)
+        for i, value in enumerate(row)
+    ]
+    scores += best_of([score for score in scores if score.subject == "reference"], 4)
+    folder = write_round(workspace, 1, scores)
+    files = read_round(workspace, 1)
+    exact = {each.measure.key: each for each in judge_round(files)["train"]}["exact"]
+    for each in (exact, judge_tasks(files, "train", "exact")["count"]):
+        assert each.reference is not None
+        assert each.policy is not None
+        assert (each.reference.mean, each.reference.n, each.policy.mean, each.policy.n) == (0.25, 4, 0.75, 4)
+        assert each.gain.mean == each.policy.mean - each.reference.mean
+    assert exact.previous is not None
+    assert exact.since_last is not None
+    assert exact.policy is not None
+    assert (exact.previous.mean, exact.since_last.mean) == (0.25, 0.5)
+    assert exact.spread == pytest.approx(3**0.5 / 4)
+    assert exact.best_gain is not None
+    assert exact.best_gain.mean == 0.75
+    (folder / "evaluate" / "scores.parquet").unlink()  # then nobody knows the level of those four
+    [lost] = [each for each in judge_round(read_round(workspace, 1))["train"] if each.measure.key == "exact"]
+    assert (lost.reference, lost.gain.mean) == (None, 0.5)
+
+
+def test_a_measure_has_the_same_gain_in_every_chart_and_in_the_table(workspace: Workspace):
+    """By hand: in round 1 the reference's rewards are 0 and 2, in round 2, by another model, 0 and 20: deviations 1 and
+    10. The policy gains 1 and 20: +1 SD and +2 SD, although the newest round's deviation is ten times the first's.
+    """
+    for n, step in ((1, 1.0), (2, 10.0)):
+        level = {"reference": 0.0, "policy": n * step}
+        scores = [
+            picture_score(subject, p, i, "held_out", reward=at + 2 * step * i, taste=0.5 * i)
+            for subject, at in level.items()
+            for p in range(6)
+            for i in (0, 1)
+        ]
+        write_round(workspace, n, scores)
+    rounds = read_rounds(workspace, 2)
+    table = [Ruler.of(each.measure, each.spread).mean(each.gain) for each in judge_round(rounds[-1])["held_out"]]
+    assert table[0] == "+2.00\u202fSD"
+    against, by_measure = learning(rounds)
+    for panel in (against.panels[0], next(each for each in by_measure.panels if each.title == "Learned reward")):
+        colour = "reward" if panel is against.panels[0] else "policy"
+        y = drawn(panel.svg, colour)[:, 1]
+        ticks = ticks_of(panel.svg)
+        low, high = min(ticks), max(ticks)
+        at = [low + (each - ticks[low]) * (high - low) / (ticks[high] - ticks[low]) for each in y]
+        assert at == pytest.approx([1, 2], abs=0.01)
 
 
 def test_best_of_n_is_compared_prompt_by_prompt(workspace: Workspace):
@@ -499,14 +586,121 @@ def test_what_was_trained_on_is_told_where_it_is_not_the_fitted_reward_alone(wor
     assert told == "1 × clip_head, -0.1 × jpeg_size, the fitted one less 2 of its standard deviations"
 
 
+# -- the guard --------------------------------------------------------------------------------------------------------
+
+
+def a_look(epoch: int, reward: float, judgement: float) -> dict[str, float]:
+    ends = {"reward": reward, "judgement": judgement}
+    return {"epoch": epoch, **ends} | {
+        f"{name}_{end}": value + way * (epoch > 0) * 0.1
+        for name, value in ends.items()
+        for end, way in (("low", -1), ("high", 1))
+    }
+
+
+def guarded(workspace: Workspace, number: int, looks: list[dict[str, float]], **more: Any) -> None:
+    """A round that was trained as long as its guard looked."""
+    told = {"reason": "", "words": "", "kept": looks[-1]["epoch"], "judges": ["gold"], "prompts": 32, "looks": looks}
+    epochs = {"epochs": looks[-1]["epoch"], "guard": told | more}
+    workspace.write_manifest(number, "train", (workspace.manifest(number, "train") or {}) | epochs)
+
+
+def drawn(svg: str, colour: str) -> np.ndarray:
+    """Where a panel's markers of a colour are: rows of x and y, y downwards."""
+    found = re.findall(
+        rf'<use href="[^"]+" x="([^"]+)" y="([^"]+)" style="fill(?:-opacity: 0; stroke)?: var\(--{colour}\)', svg
+    )
+    return np.array(found, dtype=float)
+
+
+STOPPED = "Training was stopped after epoch 5 of 50: gold fell. Kept is the one it started from."
+
+
 def test_what_the_guard_did_is_in_the_story(workspace: Workspace):
-    write_round(workspace, 1, make_scores("same"))
+    write_round(workspace, 1, make_scores("same", prompts=3))
     assert "Did the guard step in?" not in built(workspace, 1)[1]["story"]
-    words = "Training was stopped after epoch 5 of 50: gold fell. Kept is the one it started from."
-    workspace.write_manifest(1, "train", (workspace.manifest(1, "train") or {}) | {"guard": {"words": words}})
+    guarded(workspace, 1, [a_look(0, 0, 0), a_look(5, 0.2, -0.4)], words=STOPPED, reason="harm", kept=0)
     page, facts = built(workspace, 1)
-    assert facts["story"]["Did the guard step in?"] == [words]
-    assert words in page.text
+    assert facts["story"]["Did the guard step in?"] == [STOPPED]
+    assert STOPPED in page.text
+    assert facts["guard"]["1"]["looks"][1]["judgement"] == -0.4
+    guarded(workspace, 1, [a_look(0, 0, 0), a_look(5, 0.2, 0.1)])
+    assert built(workspace, 1)[1]["story"]["Did the guard step in?"] == [
+        "No: in 1 look while training, at 32 held-out prompts, gold did not clearly fall. It stops a training whose "
+        "held-out pictures get worse."
+    ]
+    guarded(workspace, 1, [{"epoch": 0}, {"epoch": 5}], prompts=3)
+    assert built(workspace, 1)[1]["story"]["Did the guard step in?"] == [
+        "It could not: it looked at 3 held-out prompts, and of fewer than 5 nothing is concluded."
+    ]
+
+
+def test_the_guards_looks_stand_at_their_epochs_one_round_after_the_other(workspace: Workspace):
+    """Round 1 looks at 0, 5 and 10, and round 2, from 10 on, at its own 0 and 5."""
+    for n in (1, 2):
+        write_round(workspace, n, make_scores("same", prompts=3))
+    guarded(workspace, 1, [a_look(0, 0, 0), a_look(5, 0.2, 0.1), a_look(10, 0.5, 0.3)])
+    guarded(workspace, 2, [a_look(0, 0, 0), a_look(5, 0.4, -0.6)], words=STOPPED, reason="hacking", kept=0)
+    group = guard_looks(read_rounds(workspace, 2))
+    assert group is not None
+    assert group.legend[1] == ("policy", "judgement by gold, which training does not see")
+    svg = group.panels[0].svg
+    for colour, changes in (("policy", (0, 0.1, 0.3, 0, -0.6)), ("reward", (0, 0.2, 0.5, 0, 0.4))):
+        x, y = drawn(svg, colour).T
+        assert np.corrcoef(x, [0, 5, 10, 10, 15])[0, 1] == pytest.approx(1, abs=1e-6)
+        assert np.corrcoef(y, changes)[0, 1] == pytest.approx(-1, abs=1e-6)
+    np.testing.assert_allclose(drawn(svg, "ink"), drawn(svg, "policy")[[2, 3]], atol=1e-5)
+    assert svg.count("stroke: var(--bad)") == 1
+    unstopped = guard_looks(read_rounds(workspace, 1))
+    assert unstopped is not None
+    assert "var(--bad)" not in unstopped.panels[0].svg
+
+
+def test_the_guards_last_look_is_drawn_with_its_interval_within_the_plot(workspace: Workspace):
+    write_round(workspace, 1, make_scores("same", prompts=3))
+    guarded(workspace, 1, [a_look(0, 0, 0), a_look(5, 0.2, 9.0)])
+    group = guard_looks(read_rounds(workspace, 1))
+    assert group is not None
+    svg = group.panels[0].svg
+    left, bottom, right, top = map(
+        float, re.findall(r'd="M ([\d.]+) ([\d.]+) L ([\d.]+) \2 L \3 ([\d.]+) L \1 \4', svg)[1]
+    )
+    bars = re.findall(r'd="M ([\d.]+) ([\d.]+) L \1 ([\d.]+) "[^>]*stroke: var\(--(?:policy|reward)\)', svg)
+    assert len(bars) == 4
+    assert all(left < float(x) < right and top < float(y) < bottom for x, *ends in bars for y in ends)
+    assert all(left < x < right for x, _ in drawn(svg, "reward"))
+    assert "dasharray" not in svg  # a dashed line is a stop
+
+
+def test_a_round_under_way_shows_what_its_guard_saw_so_far(workspace: Workspace):
+    folder = write_round(workspace, 1, make_scores("same", prompts=3))
+    shutil.rmtree(folder / "train")
+    with (folder / "metrics.jsonl").open("a") as file:
+        for look in (a_look(0, 0, 0), a_look(1, 0.1, 0.2)):
+            file.write(json.dumps({"stage": "guard", "step": look.pop("epoch"), "metrics": look}) + "\n")
+    group = guard_looks(read_rounds(workspace, 1))
+    assert group is not None
+    assert len(drawn(group.panels[0].svg, "policy")) == 2
+
+
+def test_rounds_that_nobody_watched_are_named_with_the_reason(workspace: Workspace):
+    for n, settings in enumerate(
+        (
+            "",
+            "",
+            "[guard]\non = false\n",
+            "[guard]\non = true\n",
+            '[guard]\non = true\n[train]\nalgorithm = "best_of_n"\n',
+        ),
+        start=1,
+    ):
+        (write_round(workspace, n, make_scores("same", prompts=3)) / "config.toml").write_text(settings)
+    assert guard_gaps(read_rounds(workspace, 5)) == [
+        "Nothing is known of how round 1 and round 2 fared while training: an older version kept no looks.",
+        "Nothing is known of how round 3 fared while training: guard.on was false.",
+        "Nothing is known of how round 4 fared while training: no prompt was held out.",
+    ]
+    assert guard_looks(read_rounds(workspace, 5)) is None
 
 
 def test_a_reward_model_at_chance_is_warned_of(workspace: Workspace):
@@ -535,6 +729,12 @@ def test_an_interval_that_touches_zero_says_nothing_of_the_direction():
 
 def test_nothing_judged_is_said_so():
     assert verdict({}, 3).headline == "Round 3 is not judged yet."
+
+
+def test_shares_of_a_whole_sum_to_a_hundred():
+    """By hand: 53.6, 0.7 and 45.7 % are 53, 0 and 45, and two more for the largest remainders: .7 and .7, not .6."""
+    assert percents([53.6, 0.7, 45.7]) == [53, 1, 46]
+    assert percents([1, 1, 1]) == [34, 33, 33]
 
 
 def test_numbers_as_they_are_written():
@@ -617,4 +817,216 @@ def test_the_next_rounds_raters_judge_a_rounds_policy_blind(workspace: Workspace
     page, _ = built(workspace, 2)
     assert "Nobody has compared round 2’s pictures blind yet" in page.text
     assert sentence in page.text
-    assert "People, blind" in page.text
+
+
+def test_blind_ties_of_four_prompts_are_too_few_and_of_five_no_certainty_also_where_an_older_version_wrote_them(
+    workspace: Workspace,
+):
+    """Older versions gave both rows the interval [0.5, 0.5]. A kind that makes up 1 - 0.025^(1/5) = 52 % of all may be
+    missing among five prompts: 50 % ± 26."""
+    write_round(workspace, 1, make_scores("better", prompts=3))
+    half = {"mean": 0.5, "low": 0.5, "high": 0.5}
+    rows = [
+        {"model": "policy of round 1", "other": other, "ties": 1.0}
+        | {"over_prompts": half | {"n": n, "clusters": n}, "over_raters": half | {"low": None, "n": n, "clusters": 1}}
+        for other, n in (("reference", 4), ("policy of round 0", 5))
+    ]
+    workspace.write_manifest(2, "rate", {"seconds": 1.0, "ratings": 9, "blind": rows})
+    page, facts = built(workspace, 1)
+    assert facts["blind"][0]["over_prompts"] == {"mean": 0.5, "low": None, "high": None, "n": 4, "clusters": 4}
+    text = page.text.replace("\u202f", " ")
+    assert "won 50 % of 4 blind votes" in text
+    assert "too few prompts to say (4; at least 5 are needed)" in text
+    assert "won 50 % [24, 76] of 5 blind votes" in text
+    assert "Blind votes" in page.text
+
+
+# -- people and the reward model --------------------------------------------------------------------------------------
+
+
+def test_the_next_rounds_ratings_judge_a_rounds_reward_model_on_its_policys_pictures(workspace: Workspace):
+    folder = write_round(workspace, 1, make_scores("better", prompts=3))
+    page, facts = built(workspace, 1)
+    assert page.text.count("not rated yet: the next round asks") == 2
+    assert {each["found"] for each in facts["reward_agreement"].values()} == {None}
+    later = write_round(workspace, 2, make_scores("better", prompts=3))
+    rate, fit = (workspace.manifest(2, stage) or {} for stage in ("rate", "fit"))
+    votes = Interval(1.0, 1.0, 1.0, 9, 4)
+    workspace.write_manifest(2, "rate", rate | {"reward_agreement": votes.to_dict()})
+    pairs = {"accuracy": Interval(0.72, 0.6, 0.84, 77, 35).to_dict(), "round": 1, "pairs": 96}
+    fit["report"] |= {"previous": pairs}
+    workspace.write_manifest(2, "fit", fit)
+    page, facts = built(workspace, 1)
+    text = " ".join(page.text.replace("\u202f", " ").split())
+    assert "72 % [60, 84] of 77 comparisons of its pictures on 35 prompts clearly better than a coin" in text
+    assert "100 % of 9 blind votes on 4 prompts too few prompts to say (4; at least 5 are needed)" in text
+    assert facts["reward_agreement"]["train"]["found"] == Interval(0.72, 0.6, 0.84, 77, 35).to_dict()
+    assert facts["reward_agreement"]["held_out"]["found"]["low"] is None
+    (later / "fit" / "manifest.json").unlink()
+    assert "rated; the next round’s fit compares" in built(workspace, 1)[0].text
+    (folder / "config.toml").write_text("[rate]\nblind = 0.0\n")
+    shutil.rmtree(later)
+    assert "nobody is asked: rate.blind is 0" in built(workspace, 1)[0].text
+
+
+@pytest.mark.parametrize(
+    ("rate", "fit", "expected"),
+    [
+        ({}, {}, ("an older version took the ratings", "the fit of round 2 compared nothing")),
+        (
+            {"reward_agreement": None},
+            {"previous": {"round": 7, "accuracy": {"mean": 0.9, "low": 0.8, "high": 1.0, "n": 9, "clusters": 9}}},
+            ("no blind vote decided", "the fit of round 2 compared nothing"),
+        ),
+    ],
+)
+def test_what_the_next_round_does_not_know_of_a_reward_model_is_said(
+    workspace: Workspace, rate: dict[str, Any], fit: dict[str, Any], expected: tuple[str, str]
+):
+    write_round(workspace, 1, make_scores("better", prompts=3))
+    found = reward_agreements(read_round(workspace, 1), {"rate": rate, "fit": {"report": fit}})
+    assert [each.said for each in found.values()] == [f"not known: {each}" for each in expected]
+    assert [each.found for each in found.values()] == [None, None]
+
+
+def test_of_an_older_fit_on_five_prompts_all_right_is_no_certainty(workspace: Workspace):
+    """Clopper and Pearson: 0.025^(1/5) is 48 %."""
+    write_round(workspace, 1, make_scores("better", prompts=3))
+    previous = {"round": 1, "accuracy": Interval(1.0, 1.0, 1.0, 8, 5).to_dict()}
+    found = reward_agreements(read_round(workspace, 1), {"rate": {}, "fit": {"report": {"previous": previous}}})
+    assert found["train"].said == "cannot be told from a coin"
+    assert found["train"].found is not None
+    assert found["train"].found.low == pytest.approx(0.478, abs=1e-3)
+
+
+# -- whether to use it ------------------------------------------------------------------------------------------------
+
+
+def said_blind(low: float, high: float, other: str = "reference") -> Blind:
+    over = Interval((low + high) / 2, low, high, 40, 20)
+    return Blind(model="policy of round 1", other=other, over_prompts=over, over_raters=over, ties=0.0)
+
+
+def advised(workspace: Workspace, *blind: Blind, is_stopped: bool = False) -> str:
+    files = read_round(workspace, 1)
+    judged = judge_round(files)
+    answer = advice(verdict(judged, 1), judged, blind, 1, files.best_of, is_stopped)
+    assert answer is not None
+    return " ".join(answer.sentences)
+
+
+def test_a_better_model_is_to_be_used_unless_raters_prefer_the_reference(workspace: Workspace):
+    write_round(workspace, 1, make_scores("better"))
+    text = advised(workspace)
+    assert text.startswith("Yes, by these judges")
+    assert "Nobody has compared its pictures blind yet." in text
+    assert "By taste, it beats drawing 4 pictures by the reference and keeping the best" in text
+    assert "prefer its pictures" in advised(workspace, said_blind(0.6, 0.8))
+    assert "no clear preference" in advised(workspace, said_blind(0.4, 0.8), said_blind(0.1, 0.2, "policy of round 0"))
+    assert "too few prompts" in advised(workspace, said_blind(float("nan"), float("nan")))
+    assert advised(workspace, said_blind(0.2, 0.4)).startswith("No: raters who compared them blind prefer")
+
+
+def test_a_hacked_reward_and_a_stop_are_reasons_against_it_and_a_page_says_so_first(workspace: Workspace):
+    write_round(workspace, 1, make_scores("worse"))
+    text = advised(workspace, is_stopped=True)
+    assert text.startswith("No: training has learned to please the reward model")
+    assert text.endswith("The guard ended its training early; this is the best policy that it saw.")
+    assert "best of" not in text
+    page, facts = built(workspace, 1)
+    assert next(iter(facts["story"])) == "Should it be used?"
+    assert page.text.index("Should it be used?") < page.text.index("Held-out prompts")
+
+
+def test_who_wants_to_use_it_instead_of_the_round_before_is_answered_and_what_was_lost_is_named(workspace: Workspace):
+    """By hand. Six prompts of a task, two pictures each; the reference is right in the first. In the task count the
+    policy is right in both, in location in none: +50 and -50 points. Its taste is 0.2 above the round before, and 0.1
+    above the reference's.
+    """
+    right = {"reference": (1.0, 0.0), "previous": (1.0, 0.0)}
+    taste = {"reference": 0.3, "previous": 0.2, "policy": 0.4}
+    scores = [
+        replace(
+            picture_score(
+                subject,
+                p,
+                i,
+                "held_out",
+                exact=right.get(subject, (1.0, 1.0) if p < 6 else (0.0, 0.0))[i],
+                taste=taste[subject] + 0.1 * i,
+                reward=0.0,
+            ),
+            task="count" if p < 6 else "location",
+        )
+        for subject in taste
+        for p in range(12)
+        for i in (0, 1)
+    ]
+    write_round(workspace, 2, scores)
+    files = read_round(workspace, 2)
+    found, looked = falls(files)
+    assert [(task, each.measure.key, each.gain.mean) for task, each in found] == [("location", "exact", -0.5)]
+    assert looked == 6  # exact and taste: all, count and location
+    judged = judge_round(files)
+    answer = advice(verdict(judged, 2), judged, (), 2, None, False, "people", (found, looked))
+    assert answer is not None
+    text = " ".join(answer.sentences).replace("\u202f", " ")
+    assert "Instead of round 1’s? Yes: taste rose (+4.00 SD [+4.00, +4.00]); exact verdicts did not clearly" in text
+    assert "Lost (held-out, task location): exactly right 50 → 0 %, −50.0 points [−50.0, −50.0], the only clear" in text
+    assert "No person has rated" not in text
+
+
+def test_where_all_raters_are_programs_the_page_says_so_wherever_it_speaks_of_raters(workspace: Workspace):
+    rate = {"seconds": 1.0, "ratings": 90, "raters": 2, "checks": 9, "snapshot": "", "agreement": {}}
+    for n in (1, 2):
+        write_round(workspace, n, make_scores("better", prompts=6))
+        workspace.write_manifest(n, "rate", rate | {"simulated": 2, "blind": blind_votes() if n == 2 else []})
+    page, facts = built(workspace, 1)
+    text = " ".join(page.text.replace("\u202f", " ").split())
+    assert "No person rated anything: all 90 ratings are by simulated raters" in text
+    assert "Simulated raters who compared them blind prefer its pictures." in text
+    assert "ask some with `hitl study new`" in text
+    assert "(ties as halves), by 2 simulated raters: clearly preferred." in text
+    assert "The simulated raters answer by the same rules" in text
+    assert "answers, times and agreement here are a program’s" in text
+    assert "from 90 answers of the round, its ratings. 9 more were checks" in text
+    assert "Do simulated raters see it?" in facts["story"]
+    assert not re.search(r"\b[Pp]eople (see|prefer|who compared)", text)
+    for n in (1, 2):
+        workspace.write_manifest(n, "rate", rate | {"simulated": 0, "blind": blind_votes() if n == 2 else []})
+    page, facts = built(workspace, 1)
+    assert "imulated" not in page.text
+    assert "People who compared them blind prefer its pictures." in page.text
+    assert "Do people see it?" in facts["story"]
+    workspace.write_manifest(1, "rate", rate | {"simulated": 1})
+    assert "Some of the raters are programs" in built(workspace, 1)[0].text
+
+
+def test_less_diversity_is_warned_of(workspace: Workspace):
+    scores = with_more(
+        make_scores("better"), diversity=lambda each: 0.1 + 0.01 * each.index + 0.2 * (not is_policy(each))
+    )
+    write_round(workspace, 1, scores)
+    assert "clearly more alike than the reference’s" in advised(workspace)
+
+
+def test_every_verdict_has_its_advice(workspace: Workspace):
+    """The words of `verdict`, found where they are written; a round that is not judged has none."""
+    source = Path(words.__file__).read_text()
+    source = source[source.index("def verdict(") : source.index("def _essential(")]
+    found = {*re.findall(r'"([A-Z][a-z]+(?: [a-z]+)*)"', source)} - {"Not judged"}
+    assert found == {*BY_VERDICT}
+    assert advice(verdict({}, 1), {}, (), 1, None, False) is None
+
+
+def test_what_best_of_n_does_better_is_said_before_what_it_does_worse(workspace: Workspace):
+    """The reference's best picture is made exactly right and far from the taste."""
+    scores = [
+        replace(each, values={**each.values, "exact": 1.0, "taste": 0.1}) if each.subject == "best_of_4" else each
+        for each in make_scores("same")
+    ]
+    scores = with_more(scores, taste=lambda each: each.values["taste"] + 0.2 * is_policy(each))
+    write_round(workspace, 1, scores)
+    text = advised(workspace)
+    assert text.startswith("Yes, if that is what you want")
+    assert text.endswith("with no training, does better. By taste, it beats that.")

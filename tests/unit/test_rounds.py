@@ -4,22 +4,24 @@ import json
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from data.records import FINISHED, Prompt, Task
+from data.records import FINISHED, Image, Judgement, Prompt, Task
 from data.store import Store
+from data.win_rates import blind_win_rates
 from data.workspace import STAGES, Workspace
 from hitl import rounds
 from hitl.commands import status
 from hitl.config import load_config
-from hitl.core.errors import ConfigError, NotEnoughRatings, RewardAtChance
-from hitl.rounds import Hub, Round, advance, gather_ratings, make_tasks, run_rounds
+from hitl.core.errors import ConfigError, NotEnoughRatings, RewardAtChance, WorsePolicy
+from hitl.rounds import Hub, Round, advance, gather_ratings, run_rounds
+from hitl.tasks import Uncertainty, make_tasks, read_uncertainty
 from tests.facts import a_rater, a_rating, an_image
 from tests.fixtures.large_pictures import photo_like_png
 
@@ -42,6 +44,12 @@ def hub(tmp_path: Path) -> Iterator[Hub]:
         )
 
 
+def tasks_of(
+    round: Round, images: Sequence[Image], uncertainty: Uncertainty | None = None, made: Sequence[Task] = ()
+) -> list[Task]:
+    return make_tasks(images, round.prompts, round.config, round=round.number, uncertainty=uncertainty or {}, made=made)
+
+
 def a_drawn_round(hub: Hub, images: int = 3) -> Round:
     """A round with this many images of two prompts, and its tasks."""
     hub.store.add_prompts(PROMPTS)
@@ -49,7 +57,7 @@ def a_drawn_round(hub: Hub, images: int = 3) -> Round:
         hub.store.add_images(an_image(f"{prompt.text} {index}", prompt=prompt) for index in range(images))
     round = Round(hub=hub, number=1, config=hub.config, prompts=PROMPTS)
     hub.store.start_round(1, hub.config.sha256)
-    hub.store.add_tasks(make_tasks(round, hub.store.images(1), {}))
+    hub.store.add_tasks(tasks_of(round, hub.store.images(1)))
     return round
 
 
@@ -138,7 +146,7 @@ def test_tasks_are_pairs_of_one_prompt_and_never_the_same_pair_twice(hub: Hub):
     seen: list[list[Task]] = []
     for _ in range(4):
         made = [task for tasks in seen for task in tasks]
-        seen.append(make_tasks(round, images, {}, made))
+        seen.append(tasks_of(round, images, made=made))
     assert [len(tasks) for tasks in seen] == [2, 2, 2, 0]  # three pairs of each of two prompts
     every = [task for tasks in seen for task in tasks]
     assert [task.propensity for task in every] == pytest.approx([2 / 6] * 2 + [2 / 4] * 2 + [1.0] * 2)
@@ -153,9 +161,7 @@ def test_few_ratings_do_not_all_go_to_the_first_prompts(hub: Hub):
     images = hub.store.images(1)
     one = replace(round.config, rate=replace(round.config.rate, ratings_per_round=1))
     asked = [
-        task.prompt_id
-        for number in range(100)
-        for task in make_tasks(replace(round, number=number, config=one), images, {})
+        task.prompt_id for number in range(100) for task in tasks_of(replace(round, number=number, config=one), images)
     ]
     assert len(asked) == 100
     assert 35 <= asked.count(PROMPTS[0].prompt_id) <= 65  # a fair coin leaves this once in 500 cases
@@ -169,7 +175,7 @@ def test_checks_lie_among_the_tasks_of_a_round_and_their_ids_do_not_tell(hub: Hu
         hub.store.add_images(an_image(f"{prompt.text} {index}", prompt=prompt) for index in range(4))
     rate = replace(hub.config.rate, ratings_per_round=32, repeats=0.1, gold=0.2)
     round = Round(hub=hub, number=1, config=replace(hub.config, rate=rate), prompts=prompts)
-    tasks = make_tasks(round, hub.store.images(1), {})
+    tasks = tasks_of(round, hub.store.images(1))
     hub.store.add_tasks(tasks)
     counts = Counter(task.purpose for task in tasks)
     assert counts["learn"] == 32
@@ -182,10 +188,10 @@ def test_checks_lie_among_the_tasks_of_a_round_and_their_ids_do_not_tell(hub: Hu
             first = by_id[task.repeats]
             assert first.purpose == "learn"
             assert (task.image_ids, task.propensity) == (first.image_ids, first.propensity)
-    assert make_tasks(round, hub.store.images(1), {}) == tasks
+    assert tasks_of(round, hub.store.images(1)) == tasks
     places = [
         number / (len(tasks) - 1)
-        for tasks in (make_tasks(replace(round, number=n), hub.store.images(1), {}) for n in range(40))
+        for tasks in (tasks_of(replace(round, number=n), hub.store.images(1)) for n in range(40))
         for number, task in enumerate(tasks)
         if task.purpose != "learn"
     ]
@@ -212,7 +218,7 @@ def test_every_kind_has_its_checks(hub: Hub, kind: str):
         hub.store.add_images(an_image(f"{prompt.text} {index}", prompt=prompt) for index in range(8))
     rate = replace(hub.config.rate, kind=kind, ratings_per_round=20, repeats=0.2, gold=0.2)
     round = Round(hub=hub, number=1, config=replace(hub.config, rate=rate), prompts=prompts)
-    tasks = make_tasks(round, hub.store.images(1), {})
+    tasks = tasks_of(round, hub.store.images(1))
     assert hub.store.add_tasks(tasks) == len(tasks)
     assert Counter(task.purpose for task in tasks) == {"learn": 20, "repeat": 4, "gold": 4}
     assert {(task.kind, len(task.image_ids)) for task in tasks} == {(kind, rate.images_per_task)}
@@ -235,8 +241,8 @@ def test_pairs_that_the_last_fit_is_unsure_of_are_asked_about_more_often(hub: Hu
         for prompt_id, pair in pairs
     ]
     (folder / "result.json").write_text(json.dumps({"images": [], "uncertainty": rows}))
-    assert rounds._uncertainty(round) == uncertainty
-    tasks = [task for n in range(300) for task in make_tasks(replace(round, number=n), images, uncertainty)]
+    assert read_uncertainty(hub.workspace, 1) == uncertainty
+    tasks = [task for n in range(300) for task in tasks_of(replace(round, number=n), images, uncertainty)]
     chosen = Counter((task.prompt_id, frozenset(task.image_ids)) for task in tasks)
     # The first is certain in the uncertain part: 0.3 * 2 / 6 + 0.7 = 0.8; the others have 0.1 + 0.7 / 5 = 0.24.
     assert sorted({float(f"{task.propensity:.6f}") for task in tasks}) == [0.24, 0.8]
@@ -317,7 +323,7 @@ def test_a_round_without_a_comparison_of_its_own_does_not_train_on_older_ones(hu
     prompt = PROMPTS[0]
     hub.store.add_images(an_image(f"later {index}", round=2, prompt=prompt) for index in range(2))
     second = Round(hub=hub, number=2, config=hub.config, prompts=PROMPTS)
-    hub.store.add_tasks(make_tasks(second, hub.store.images(2), {}))
+    hub.store.add_tasks(tasks_of(second, hub.store.images(2)))
     hub.wait_s = 0
     with pytest.raises(NotEnoughRatings, match="Round 2 has no ratings"):
         gather_ratings(second)
@@ -383,13 +389,69 @@ def test_after_a_training_that_was_stopped_no_further_round_begins_unless_asked_
     for stage in STAGES:
         monkeypatch.setitem(rounds.STAGES, stage, stopped_in_the_second if stage == "train" else nothing)
     hub.config = replace(hub.config, guard=replace(hub.config.guard, on_stop=on_stop))
-    assert run_rounds(hub, 3) == done == report.made
+    assert run_rounds(hub, 3) == done == [*dict.fromkeys(report.made)]
+    assert report.made[:3] == [1, 1, 2]  # the first once more when the second's ratings tell of its policy
     assert [rounds.guard_says(hub.workspace, number) for number in (1, 2, 3)] == ["", told["words"], ""]
     entry = status._round(hub.workspace, 2)
     assert status.describe(NOTHING | {"rounds": [entry]}).splitlines()[1:] == ["round 2: done, ", f"  {told['words']}"]
     if on_stop == "end":
         assert hub.live.view().message == "Round 2's training was stopped; the rounds after it are not begun"
         assert run_rounds(hub, 1) == [3]
+
+
+@pytest.mark.parametrize(
+    ("votes", "setting", "ends"),
+    [
+        ("llllllllwl", "end", True),  # one of ten won: up to 0.1 q + (1 - q) = 0.38, q = 0.025^(1 / 10)
+        ("lllllwwwwl", "end", False),
+        ("llll", "end", False),  # of fewer than five prompts nothing is concluded
+        ("llllllllwl", "go_on", False),
+    ],
+)
+def test_nothing_is_trained_on_top_of_a_policy_that_people_judged_worse_until_asked_again(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, votes: str, setting: str, ends: bool
+):
+    """Each vote is of a prompt of its own."""
+    judgements = [
+        Judgement(
+            rating_id=f"rating {i}",
+            task_id=f"task {i}",
+            round=2,
+            study=None,
+            kind="pairwise",
+            prompt_id=f"prompt {i}",
+            rater_id="ann",
+            model="policy of round 1",
+            other="reference",
+            outcome="a" if vote == "w" else "b",
+            both_bad=False,
+            left="a",
+        )
+        for i, vote in enumerate(votes)
+    ]
+    monkeypatch.setattr(rounds, "configured_prompts", lambda hub, config: [])
+    monkeypatch.setattr(rounds, "build_report", _Report(hub.workspace))
+    ran: list[tuple[int, str]] = []
+
+    def stage_of(name: str) -> rounds.Stage:
+        def stage(round: Round) -> dict[str, Any]:
+            ran.append((round.number, name))
+            is_asked = name == "rate" and round.number == 2
+            return {"blind": [asdict(each) for each in blind_win_rates(judgements)] if is_asked else []}
+
+        return stage
+
+    for name in STAGES:
+        monkeypatch.setitem(rounds.STAGES, name, stage_of(name))
+    hub.config = replace(hub.config, guard=replace(hub.config.guard, on_stop=setting))
+    if ends:
+        with pytest.raises(WorsePolicy, match=r"it won 10 % \[0, 38\] of 10 blind votes on 10 held-out prompts"):
+            run_rounds(hub, 3)
+        assert ran[-1] == (2, "rate")
+        assert run_rounds(hub, 1) == [2]
+    else:
+        assert run_rounds(hub, 3) == [1, 2, 3]
+    assert ran[-5 + STAGES.index("fit")] == (2 if ends else 3, "fit")
 
 
 NOTHING = dict.fromkeys(("prompts", "images", "ratings", "raters"), 0) | dict.fromkeys(("workspace", "lost", "hub"), "")

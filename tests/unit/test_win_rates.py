@@ -45,6 +45,7 @@ def test_by_hand():
         ]
     )
     (found,) = win_rates(votes, MODELS, {})
+    assert math.isnan(found.rate.low)  # two prompts
     assert (found.model, found.other) == ("policy of round 1", "reference")
     assert (found.rate.mean, found.rate.n, found.rate.clusters, found.ties) == (2.5 / 4, 4, 2, 1 / 4)
     assert found.by_reliability is None
