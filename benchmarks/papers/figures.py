@@ -149,7 +149,7 @@ def picture_grid(rows: Mapping[str, np.ndarray], prompts: Sequence[str], path: P
                     spine.set_visible(False)
         for axes, text in zip(panels[0], prompts, strict=True):
             axes.set_title("\n".join(textwrap.wrap(text, 15)), fontsize=7.5, color=MUTED)
-        save(figure, path, dpi=72)
+        save(figure, path, dpi=70)
 
 
 def save(figure: Figure, path: Path, dpi: int = 100) -> None:
