@@ -1002,6 +1002,27 @@ def test_where_all_raters_are_programs_the_page_says_so_wherever_it_speaks_of_ra
     assert "Some of the raters are programs" in built(workspace, 1)[0].text
 
 
+def test_the_first_screen_has_the_judges_that_decide_and_the_rest_is_folded(workspace: Workspace):
+    chance = np.random.default_rng(0)
+    more = {"diversity": lambda each: 0.1 + 0.01 * each.index, "kl": lambda each: 2.0 * is_policy(each)}
+    scores = with_more(make_scores("better"), **more)
+    previous = [replace(each, subject="previous") for each in scores if each.subject == "reference"]
+    write_round(workspace, 2, [*scores, *previous])
+    found = judge_round(read_round(workspace, 2))["held_out"]
+    assert [each.measure.key for each in words.deciding(found)] == ["correctness", "exact", "taste", "diversity"]
+    assert [each.measure.key for each in words.rest(found)] == ["reward", "kl"]
+    text = " ".join(built(workspace, 2)[0].text.split())
+    assert "Reference untrained Round 1 Round 2 Best of 4 untrained Gain" in text
+    without = with_more(make_scores("better", gold=False), clip_score=lambda _: chance.normal(), **more)
+    write_round(workspace, 1, without)
+    folder = workspace.round_dir(1) / "evaluate" / "manifest.json"
+    folder.write_text(json.dumps(json.loads(folder.read_text()) | {"judges": {"clip_score": {}}}))
+    found = judge_round(read_round(workspace, 1))["held_out"]
+    assert [each.measure.key for each in words.deciding(found)] == ["clip_score", "diversity"]
+    write_round(workspace, 1, make_scores("better", gold=False))
+    assert [each.measure.key for each in words.deciding(judge_round(read_round(workspace, 1))["train"])] == ["reward"]
+
+
 def test_less_diversity_is_warned_of(workspace: Workspace):
     scores = with_more(
         make_scores("better"), diversity=lambda each: 0.1 + 0.01 * each.index + 0.2 * (not is_policy(each))
