@@ -17,7 +17,7 @@ from hitl.report.words import Answer, Verdict
 QUESTION = "Should it be used?"
 BY_VERDICT = {
     "Better": "Yes, by these judges: it is better than the reference, the model before any training.",
-    "Better in part": "Yes, if that is what you want: it clearly rose over the reference, the model before any "
+    "Better in part": "Yes, if {rose} is what you want: it clearly rose over the reference, the model before any "
     "training; correctness did not.",
     "Likely better": "Probably: programs that training did not use prefer it to the reference, the model before any "
     "training. People settle it: `hitl study new`.",
@@ -31,7 +31,7 @@ BY_VERDICT = {
     "reference’s, which is the model before any training.",
     "Cannot say": "Nobody can say: judge it on more prompts.",
 }
-"""What each verdict means for who wants to use the model."""
+"""What each verdict means for who wants to use the model; `rose` are the measures that clearly did."""
 
 
 def advice(
@@ -52,7 +52,8 @@ def advice(
     tone = next((each.tone for each in against_reference), "")
     voted = next((each.who for each in against_reference), who)
     raters = {"people": "people", "simulated": "simulated raters"}.get(voted, "raters")
-    first = BY_VERDICT[verdict.word]
+    rose = words.listed(each.measure.noun for each in words.headline_measures(found) if each.change == "up")
+    first = BY_VERDICT[verdict.word].format(rose=rose)
     if tone == "down":
         first = (
             f"No: {raters} who compared them blind prefer the pictures of the reference, the model before any training."

@@ -985,7 +985,7 @@ def test_where_all_raters_are_programs_the_page_says_so_wherever_it_speaks_of_ra
     text = " ".join(page.text.replace("\u202f", " ").split())
     assert "No person rated anything: all 90 ratings are by simulated raters" in text
     assert "Simulated raters who compared them blind prefer its pictures." in text
-    assert "ask some with `hitl study new`" in text
+    assert "ask some with hitl study new." in text
     assert "(ties as halves), by 2 simulated raters: clearly preferred." in text
     assert "The simulated raters answer by the same rules" in text
     assert "answers, times and agreement here are a program’s" in text
@@ -1049,5 +1049,5 @@ def test_what_best_of_n_does_better_is_said_before_what_it_does_worse(workspace:
     scores = with_more(scores, taste=lambda each: each.values["taste"] + 0.2 * is_policy(each))
     write_round(workspace, 1, scores)
     text = advised(workspace)
-    assert text.startswith("Yes, if that is what you want")
+    assert text.startswith("Yes, if taste is what you want")
     assert text.endswith("with no training, does better. By taste, it beats that.")
