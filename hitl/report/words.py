@@ -266,7 +266,8 @@ def _what_changed(judged: dict[str, list[Judged]], bias: dict[str, Judged]) -> l
         size = f"{count(each.gain.clusters, 'prompt')}, {count(each.gain.n, 'picture')}"
         few = each.gain.clusters < LEAST_CLUSTERS
         told = f"{lower(each.measure.name)}{levels(each) or ','} too few prompts to say" if few else _told(each)
-        sentences.append(f"Planted bias, {short(split)} ({size}): {told}.")
+        what = " (the starter was taught on purpose that stars are yellow)" if split == next(iter(bias)) else ""
+        sentences.append(f"Planted bias{what}, {short(split)} ({size}): {told}.")
     return sentences
 
 

@@ -973,7 +973,22 @@ def test_who_wants_to_use_it_instead_of_the_round_before_is_answered_and_what_wa
     text = " ".join(answer.sentences).replace("\u202f", " ")
     assert "Instead of round 1’s? Yes: taste rose (+4.00 SD [+4.00, +4.00]); exact verdicts did not clearly" in text
     assert "Lost (held-out, task location): exactly right 50 → 0 %, −50.0 points [−50.0, −50.0], the only clear" in text
-    assert "No person has rated" not in text
+    assert "Not for people yet" not in text
+    replaced = [
+        score
+        if score.subject != "previous"
+        else replace(score, values={**score.values, "taste": score.values["taste"] + 0.195})
+        for score in scores
+    ]
+    write_round(workspace, 3, replaced)
+    judged = judge_round(read_round(workspace, 3))
+    answer = advice(verdict(judged, 3), judged, (), 3, None, False, "simulated")
+    assert answer is not None
+    said = " ".join(answer.sentences).replace("\u202f", " ")
+    assert said.startswith(
+        "Not for people yet: none has judged it, and `hitl study new` asks some. By the programs that did, "
+    )
+    assert "Instead of round 2’s? Hardly: taste rose (+0.10 SD" in said  # 0.005 of a deviation of 0.05
 
 
 def test_where_all_raters_are_programs_the_page_says_so_wherever_it_speaks_of_raters(workspace: Workspace):
@@ -985,7 +1000,7 @@ def test_where_all_raters_are_programs_the_page_says_so_wherever_it_speaks_of_ra
     text = " ".join(page.text.replace("\u202f", " ").split())
     assert "No person rated anything: all 90 ratings are by simulated raters" in text
     assert "Simulated raters who compared them blind prefer its pictures." in text
-    assert "ask some with hitl study new." in text
+    assert "hitl study new asks some." in text
     assert "(ties as halves), by 2 simulated raters: clearly preferred." in text
     assert "The simulated raters answer by the same rules" in text
     assert "answers, times and agreement here are a program’s" in text
