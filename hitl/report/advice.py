@@ -17,7 +17,7 @@ from hitl.report.words import Answer, Verdict
 QUESTION = "Should it be used?"
 BY_VERDICT = {
     "Better": "Yes, by these judges: it is better than the reference, the model before any training.",
-    "Better in part": "Yes, if that is what you want: it clearly rose over the reference, the model before any "
+    "Better in part": "Yes, if {rose} is what you want: it clearly rose over the reference, the model before any "
     "training; correctness did not.",
     "Likely better": "Probably: programs that training did not use prefer it to the reference, the model before any "
     "training. People settle it: `hitl study new`.",
@@ -31,7 +31,9 @@ BY_VERDICT = {
     "reference’s, which is the model before any training.",
     "Cannot say": "Nobody can say: judge it on more prompts.",
 }
-"""What each verdict means for who wants to use the model."""
+"""What each verdict means for who wants to use the model; `rose` are the measures that clearly did."""
+_LITTLE = 0.1
+"""Standard deviations of the reference's pictures: nobody sees less."""
 
 
 def advice(
@@ -52,10 +54,16 @@ def advice(
     tone = next((each.tone for each in against_reference), "")
     voted = next((each.who for each in against_reference), who)
     raters = {"people": "people", "simulated": "simulated raters"}.get(voted, "raters")
-    first = BY_VERDICT[verdict.word]
+    rose = words.listed(each.measure.noun for each in words.headline_measures(found) if each.change == "up")
+    first = BY_VERDICT[verdict.word].format(rose=rose)
     if tone == "down":
         first = (
             f"No: {raters} who compared them blind prefer the pictures of the reference, the model before any training."
+        )
+    elif who == "simulated" and verdict.tone in ("good", "mixed"):
+        first = (
+            "Not for people yet: none has judged it, and `hitl study new` asks some. By the programs that did, "
+            f"{words.lower(first)}"
         )
     seen = {
         "": "Nobody has compared its pictures blind yet.",
@@ -72,8 +80,6 @@ def advice(
     warnings += _lost(*fell)
     if is_stopped:
         warnings.append("The guard ended its training early; this is the best policy that it saw.")
-    if who == "simulated" and verdict.tone in ("good", "mixed") and tone != "down" and "hitl study" not in first:
-        warnings.append("No person has rated: before people are to see it, ask some with `hitl study new`.")
     instead = _instead(found, blind, number)
     return Answer(question=QUESTION, sentences=tuple(each for each in (first, instead, seen, *warnings) if each))
 
@@ -93,7 +99,13 @@ def _instead(found: Sequence[Judged], blind: Sequence[Blind], number: int) -> st
         for way, said in ways.items()
     }
     ups, downs = told["up"], told["down"]
-    word = "It is a trade" if ups and downs else "Yes" if ups else "No" if downs else "Nothing says so"
+    rises = [
+        each.since_last.mean / each.spread
+        for each in shown
+        if each.since_last is not None and each.spread and change(each.since_last) == "up"
+    ]
+    yes = "Hardly" if rises and max(rises) < _LITTLE else "Yes"
+    word = "It is a trade" if ups and downs else yes if ups else "No" if downs else "Nothing says so"
     rest = "; ".join(each for way in ways for each in told[way])
     tones = [each.tone for each in blind if (each.model, each.other) == (policy_name(number), policy_name(number - 1))]
     seen = {"up": "; blind, raters prefer it", "down": f"; blind, raters prefer round {number - 1}’s"}

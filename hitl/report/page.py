@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 
 from data.evaluation import DIVERSITY, KL, PREVIOUS
+from data.win_rates import policy_name
 from data.workspace import STAGES, Workspace, write_atomically
 from hitl.report import figures, pictures, words
 from hitl.report.advice import advice
@@ -69,6 +70,9 @@ def write_report(workspace: Workspace, number: int) -> Path:
         "judged": judged,
         "origin": origin,
         "blind": blind,
+        "votes": [each for each in blind if each.model == policy_name(number)],
+        "explained": words.explained(judged),
+        "has_rest": any(words.rest(found) for found in judged.values()),
         "agreements": agreements,
         **_shown(rounds, judged, workspace.image_path),
     }
@@ -124,6 +128,8 @@ def _environment() -> jinja2.Environment:
         "split_name": lambda split: words.SPLITS.get(split, split or "Prompts"),
         "change_words": words.CHANGES,
         "level": words.level,
+        "deciding": words.deciding,
+        "rest": words.rest,
         "written": words.number,
         "ruler": words.ruler,
         "duration": words.duration,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from data.bootstrap import LEAST_CLUSTERS, Interval
+from data.evaluation import DIVERSITY
 from hitl.report.judgement import FEW_PROMPTS, Change, Judged, Measure, change, independent, learned
 
 Tone = Literal["good", "bad", "mixed", "flat", "unknown"]
@@ -265,8 +266,34 @@ def _what_changed(judged: dict[str, list[Judged]], bias: dict[str, Judged]) -> l
         size = f"{count(each.gain.clusters, 'prompt')}, {count(each.gain.n, 'picture')}"
         few = each.gain.clusters < LEAST_CLUSTERS
         told = f"{lower(each.measure.name)}{levels(each) or ','} too few prompts to say" if few else _told(each)
-        sentences.append(f"Planted bias, {short(split)} ({size}): {told}.")
+        what = " (the starter was taught on purpose that stars are yellow)" if split == next(iter(bias)) else ""
+        sentences.append(f"Planted bias{what}, {short(split)} ({size}): {told}.")
     return sentences
+
+
+def deciding(found: Sequence[Judged]) -> list[Judged]:
+    """What the first screen shows: those whose rise means something, and diversity; without any the learned reward."""
+    reward = learned(found)
+    shown = independent(found) or ([reward] if reward else [])
+    return shown + [each for each in found if each.measure.key == DIVERSITY]
+
+
+def rest(found: Sequence[Judged]) -> list[Judged]:
+    """What is folded away on the first screen."""
+    shown = {each.measure.key for each in deciding(found)}
+    return [each for each in found if each.measure.key not in shown]
+
+
+def explained(judged: dict[str, list[Judged]]) -> str:
+    """How the table of the first screen is read."""
+    found = next((found for found in judged.values() if found), [])
+    spreads = [f"{each.measure.noun} {number(each.spread, 2)}" for each in deciding(found) if ruler(each).unit == "SD"]
+    unit = f" SD: standard deviation of the reference’s own pictures ({listed(spreads)})." if spreads else ""
+    return (
+        "The reference is the model before any training; gains are of the same prompts and seeds."
+        f"{unit} Dot and bar: the gain and its interval; thin tick: no change. Green: clearly up; red: clearly down; "
+        "grey: no clear change, or neither is better; pink: what training climbs."
+    )
 
 
 def headline_measures(found: Sequence[Judged]) -> list[Judged]:

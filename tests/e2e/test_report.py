@@ -47,11 +47,24 @@ def test_printed_all_rounds_are_there(browser: Browser, address: str):
     for number in (1, 2, 3):
         expect(page.locator(f".frame-{number}").first).to_be_visible()
     expect(page.locator(".slider")).to_be_hidden()
+    expect(page.get_by_text("fitted on the ratings").first).to_be_visible()  # folded on the screen
 
 
 def test_on_a_phone_nothing_is_wider_than_the_window(browser: Browser, address: str):
     page = opened(browser, address, viewport=PHONE, is_mobile=True)
     assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+    for said in ("48 ratings by 2 raters", "Provenance"):  # who rated, and the end of the list of sections
+        box = page.get_by_text(said, exact=True).first.bounding_box()
+        assert box is not None
+        assert 0 <= box["x"] <= box["x"] + box["width"] <= PHONE["width"]
+
+
+def test_the_first_screen_has_what_decides_and_its_pictures(browser: Browser, address: str):
+    page = opened(browser, address, viewport=DESKTOP)
+    expect(page.locator("#story .strip img").first).to_be_in_viewport()
+    expect(page.get_by_text("fitted on the ratings").first).to_be_hidden()
+    page.get_by_text("All measures").click()
+    expect(page.get_by_text("fitted on the ratings").first).to_be_visible()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -100,7 +100,7 @@ def test_what_cannot_be_said_is_said_so(tmp_path: Path, answers: tuple[str, ...]
 
 def test_a_round_of_an_older_version_names_the_command_that_tells_it(tmp_path: Path):
     assert "older version" in text_of(Workspace(tmp_path), None)
-    assert "`hitl agreement --round 1`" in build_report(Workspace(tmp_path), 1).read_text(encoding="utf-8")
+    assert "<code>hitl agreement --round 1</code>" in build_report(Workspace(tmp_path), 1).read_text(encoding="utf-8")
 
 
 def test_the_report_names_no_rater(tmp_path: Path):

@@ -973,7 +973,22 @@ def test_who_wants_to_use_it_instead_of_the_round_before_is_answered_and_what_wa
     text = " ".join(answer.sentences).replace("\u202f", " ")
     assert "Instead of round 1’s? Yes: taste rose (+4.00 SD [+4.00, +4.00]); exact verdicts did not clearly" in text
     assert "Lost (held-out, task location): exactly right 50 → 0 %, −50.0 points [−50.0, −50.0], the only clear" in text
-    assert "No person has rated" not in text
+    assert "Not for people yet" not in text
+    replaced = [
+        score
+        if score.subject != "previous"
+        else replace(score, values={**score.values, "taste": score.values["taste"] + 0.195})
+        for score in scores
+    ]
+    write_round(workspace, 3, replaced)
+    judged = judge_round(read_round(workspace, 3))
+    answer = advice(verdict(judged, 3), judged, (), 3, None, False, "simulated")
+    assert answer is not None
+    said = " ".join(answer.sentences).replace("\u202f", " ")
+    assert said.startswith(
+        "Not for people yet: none has judged it, and `hitl study new` asks some. By the programs that did, "
+    )
+    assert "Instead of round 2’s? Hardly: taste rose (+0.10 SD" in said  # 0.005 of a deviation of 0.05
 
 
 def test_where_all_raters_are_programs_the_page_says_so_wherever_it_speaks_of_raters(workspace: Workspace):
@@ -985,7 +1000,7 @@ def test_where_all_raters_are_programs_the_page_says_so_wherever_it_speaks_of_ra
     text = " ".join(page.text.replace("\u202f", " ").split())
     assert "No person rated anything: all 90 ratings are by simulated raters" in text
     assert "Simulated raters who compared them blind prefer its pictures." in text
-    assert "ask some with `hitl study new`" in text
+    assert "hitl study new asks some." in text
     assert "(ties as halves), by 2 simulated raters: clearly preferred." in text
     assert "The simulated raters answer by the same rules" in text
     assert "answers, times and agreement here are a program’s" in text
@@ -1000,6 +1015,27 @@ def test_where_all_raters_are_programs_the_page_says_so_wherever_it_speaks_of_ra
     assert "Do people see it?" in facts["story"]
     workspace.write_manifest(1, "rate", rate | {"simulated": 1})
     assert "Some of the raters are programs" in built(workspace, 1)[0].text
+
+
+def test_the_first_screen_has_the_judges_that_decide_and_the_rest_is_folded(workspace: Workspace):
+    chance = np.random.default_rng(0)
+    more = {"diversity": lambda each: 0.1 + 0.01 * each.index, "kl": lambda each: 2.0 * is_policy(each)}
+    scores = with_more(make_scores("better"), **more)
+    previous = [replace(each, subject="previous") for each in scores if each.subject == "reference"]
+    write_round(workspace, 2, [*scores, *previous])
+    found = judge_round(read_round(workspace, 2))["held_out"]
+    assert [each.measure.key for each in words.deciding(found)] == ["correctness", "exact", "taste", "diversity"]
+    assert [each.measure.key for each in words.rest(found)] == ["reward", "kl"]
+    text = " ".join(built(workspace, 2)[0].text.split())
+    assert "Reference untrained Round 1 Round 2 Best of 4 untrained Gain" in text
+    without = with_more(make_scores("better", gold=False), clip_score=lambda _: chance.normal(), **more)
+    write_round(workspace, 1, without)
+    folder = workspace.round_dir(1) / "evaluate" / "manifest.json"
+    folder.write_text(json.dumps(json.loads(folder.read_text()) | {"judges": {"clip_score": {}}}))
+    found = judge_round(read_round(workspace, 1))["held_out"]
+    assert [each.measure.key for each in words.deciding(found)] == ["clip_score", "diversity"]
+    write_round(workspace, 1, make_scores("better", gold=False))
+    assert [each.measure.key for each in words.deciding(judge_round(read_round(workspace, 1))["train"])] == ["reward"]
 
 
 def test_less_diversity_is_warned_of(workspace: Workspace):
@@ -1028,5 +1064,5 @@ def test_what_best_of_n_does_better_is_said_before_what_it_does_worse(workspace:
     scores = with_more(scores, taste=lambda each: each.values["taste"] + 0.2 * is_policy(each))
     write_round(workspace, 1, scores)
     text = advised(workspace)
-    assert text.startswith("Yes, if that is what you want")
+    assert text.startswith("Yes, if taste is what you want")
     assert text.endswith("with no training, does better. By taste, it beats that.")
