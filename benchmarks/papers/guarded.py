@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.papers.judging import kept
 from benchmarks.papers.plan import ASKED
-from benchmarks.papers.rewards import BATCH, GUIDANCE, STEPS, raters_utility
+from benchmarks.papers.rewards import BATCH, GUIDANCE, RATERS_UTILITY, STEPS
 from data.evaluation import distances_within
 from data.guard import Look, Rule
 from data.prompt_list import starter_prompts
@@ -71,7 +71,7 @@ class GuardLooks:
             epoch=epoch,
             prompts=tuple(texts),
             reward=_rounded(self.reward(images, texts)),
-            judges={GOLD: _rounded(raters_utility(images, texts))},
+            judges={GOLD: _rounded(RATERS_UTILITY(images, texts))},
             diversity={text: float(np.mean(apart[np.array(texts) == text])) for text in dict.fromkeys(texts)},
         ).to_dict()
 

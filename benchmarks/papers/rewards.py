@@ -14,6 +14,7 @@ from benchmarks.scores import correctness
 from data.prompt_list import starter_prompts
 from data.world.taste import taste
 from data.world.verifier import judge
+from hitl.stages.guard import Gold
 from reward_models.config import RewardFitConfig
 from reward_models.fit import fit_reward
 from reward_models.rewards.clip_head import ClipHead
@@ -26,10 +27,14 @@ STEPS, GUIDANCE, BATCH = 10, 3.0, 64
 """As a round draws what it asks about and judges."""
 
 
+RATERS_UTILITY = Gold(taste_weight=1.0)
+"""What the simulated raters like: gold, which only judges."""
+
+
 def reward_of(name: str, ratings: Ratings, family: Family, work: Path) -> Reward:
     """The reward of that name; a reward model is fitted when it is first asked for and then kept under `work`."""
     if name == "utility":
-        return raters_utility
+        return RATERS_UTILITY
     return fitted(ratings, family, work) if name == "learned" else FUNCTIONS[name]
 
 
@@ -61,12 +66,6 @@ FUNCTIONS: dict[str, Reward] = {
 }
 """DDPO's four (arXiv:2305.13301, section 5): its aesthetic score has a stand-in, and so has the model that answers
 questions about pictures, for which the verifier reads them."""
-
-
-def raters_utility(images: Tensor, prompts: Sequence[str]) -> Tensor:
-    """What the simulated raters like: gold, which only judges."""
-    tastes = torch.tensor([taste(picture) for picture in images.permute(0, 2, 3, 1).numpy()])
-    return correctness(images, prompts) + tastes
 
 
 def fitted(ratings: Ratings, family: Family, work: Path) -> ClipHead:

@@ -273,15 +273,10 @@ class Guard:
 
     def _pictures(self) -> dict[str, Any]:
         """What the pictures and their scores hang on: looks of others cannot be compared with these."""
-        config = self.stage.config
+        fit = self.stage.config.fit
         return {
-            "seed": config.project.seed,
-            "model": config.model.name,
-            "backbone": [config.fit.backbone, config.fit.pretrained],
-            "steps": config.evaluate.steps,
-            "guidance": config.sample.guidance,
-            "prompts": [prompt["prompt_id"] for prompt in self.prompts],
-            "images_per_prompt": config.guard.images_per_prompt,
+            "drawn": self._depends_on(),
+            "backbone": [fit.backbone, fit.pretrained],
             "judges": list(self.judges),
         }
 
